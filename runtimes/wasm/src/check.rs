@@ -1,0 +1,128 @@
+//! Whether some bytes are a component that keeps the contract, told from its
+//! outermost section alone, before any time is spent on compiling it.
+
+use wasmparser::{Encoding, Parser, Payload};
+
+/// Interfaces of WASI 0.2 that are offered, at any 0.2.x.
+const WASI: &[(&str, &[&str])] = &[
+    (
+        "cli",
+        &[
+            "environment",
+            "exit",
+            "stdin",
+            "stdout",
+            "stderr",
+            "terminal-input",
+            "terminal-output",
+            "terminal-stdin",
+            "terminal-stdout",
+            "terminal-stderr",
+        ],
+    ),
+    ("io", &["error", "poll", "streams"]),
+    ("clocks", &["monotonic-clock", "wall-clock"]),
+    ("filesystem", &["types", "preopens"]),
+    (
+        "sockets",
+        &["network", "instance-network", "tcp", "tcp-create-socket", "udp", "udp-create-socket", "ip-name-lookup"],
+    ),
+    ("random", &["random", "insecure", "insecure-seed"]),
+    ("http", &["types", "outgoing-handler"]),
+];
+
+/// Interfaces that are offered at exactly one version: drafts are not compatible with each other.
+const EXACT: &[&str] = &[
+    "wasi:keyvalue/store@0.2.0-draft2",
+    "wasi:keyvalue/atomics@0.2.0-draft2",
+    "wasi:keyvalue/batch@0.2.0-draft2",
+    "wasi:config/store@0.2.0-rc.1",
+    "wasi:config/store@0.2.0-draft-2024-09-27",
+];
+
+/// Names that one refusal lists at most.
+const NAMES_MAX: usize = 20;
+
+/// Checks the contract.
+///
+/// # Errors
+/// A sentence that says what is wrong and, for imports, names each of them.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
+    if !bytes.starts_with(b"\0asm") {
+        return Err("this is no WebAssembly: the first bytes are not '\\0asm'".into());
+    }
+    let (imports, exports) = outline(bytes)?;
+    let mut refused: Vec<String> = imports.iter().filter(|name| !offered(name)).map(|name| shown(name)).collect();
+    if !refused.is_empty() {
+        let more = refused.len().saturating_sub(NAMES_MAX);
+        refused.truncate(NAMES_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        return Err(format!("the component imports what is not offered here: {}{more}", refused.join(", ")));
+    }
+    if exports.iter().any(|name| is_at_0_2(name, "wasi:http/incoming-handler")) {
+        return Ok(());
+    }
+    let starts = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
+    Err(if starts("wasi:http/handler@0.3") {
+        "the component exports wasi:http/handler 0.3; this version runs wasi:http/incoming-handler 0.2".into()
+    } else if starts("wasi:cli/run@") {
+        "the component is a command: it exports wasi:cli/run, not wasi:http/incoming-handler 0.2".into()
+    } else {
+        "the component does not export wasi:http/incoming-handler 0.2".into()
+    })
+}
+
+/// Returns the names of the outermost imports and exports.
+fn outline(bytes: &[u8]) -> Result<(Vec<&str>, Vec<&str>), String> {
+    let (mut imports, mut exports) = (Vec::new(), Vec::new());
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(malformed)? {
+            Payload::Version { encoding, .. } => {
+                depth += 1;
+                if depth == 1 && encoding == Encoding::Module {
+                    return Err("this is a core module, not a component: build for the target wasm32-wasip2".into());
+                }
+            }
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    imports.push(import.map_err(malformed)?.name.name);
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    exports.push(export.map_err(malformed)?.name.name);
+                }
+            }
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok((imports, exports))
+}
+
+fn malformed(error: wasmparser::BinaryReaderError) -> String {
+    format!("the component is malformed at byte {}: {}", error.offset(), shown(error.message()))
+}
+
+fn offered(name: &str) -> bool {
+    let listed = |(package, interfaces): &(&str, &[&str])| {
+        interfaces.iter().any(|interface| is_at_0_2(name, &format!("wasi:{package}/{interface}")))
+    };
+    EXACT.contains(&name) || WASI.iter().any(listed)
+}
+
+/// Returns whether `name` is `interface` at 0.2.x, a released version.
+fn is_at_0_2(name: &str, interface: &str) -> bool {
+    name.strip_prefix(interface)
+        .and_then(|rest| rest.strip_prefix("@0.2."))
+        .is_some_and(|patch| !patch.is_empty() && patch.len() < 6 && patch.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Returns a name from the component as it may be shown: escaped and cut.
+fn shown(name: &str) -> String {
+    name.chars().take(120).flat_map(char::escape_default).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! The engine: one set of settings for the compiling child and for the server,
+//! the pool of slots, and the clock that interrupts guests.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use crate::{Config, share};
+
+/// How often guests are interrupted, and the unit in which CPU time is counted.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// Stack of a guest; recursion beyond it is a trap.
+const STACK_BYTES: usize = 512 << 10;
+/// Stack of a guest and of the host calls on top of it.
+const FIBER_BYTES: usize = 2 << 20;
+/// Bytes of a slot's memory that are cleared rather than given back, where the kernel tells which were touched.
+const KEEP_RESIDENT: usize = 1 << 20;
+/// The same where it does not tell, so that all of them are cleared each time.
+const KEEP_RESIDENT_BLIND: usize = 128 << 10;
+/// Elements of one table.
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Core instances of one component; a component made by other tools than Rust's has dozens.
+pub(crate) const CORE_INSTANCES_MAX: u32 = 200;
+/// Memories and tables of one component.
+pub(crate) const MEMORIES_MAX: u32 = 8;
+pub(crate) const TABLES_MAX: u32 = 16;
+
+/// Returns what compiled code depends on: the same in the child and the server.
+fn common() -> wasmtime::Config {
+    let mut config = wasmtime::Config::new();
+    config.epoch_interruption(true);
+    config.concurrency_support(false);
+    config.max_wasm_stack(STACK_BYTES);
+    config.async_stack_size(FIBER_BYTES);
+    config.memory_init_cow(true);
+    config.wasm_component_model(true);
+    config.wasm_memory64(false);
+    config.wasm_multi_memory(false);
+    config.wasm_relaxed_simd(true);
+    config.relaxed_simd_deterministic(true);
+    config.wasm_custom_page_sizes(false);
+    config.cranelift_opt_level(OptLevel::Speed);
+    config
+}
+
+/// Returns the engine of the compiling child.
+pub(crate) fn compiling() -> wasmtime::Result<Engine> {
+    Engine::new(&common())
+}
+
+/// Returns the engine that runs guests.
+pub(crate) fn running(config: &Config) -> wasmtime::Result<Engine> {
+    let calls = share::calls_max(config);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(calls)
+        // Only counted: each lies in ordinary memory, bounded by the size of all instances of a component.
+        .total_core_instances(calls.saturating_mul(CORE_INSTANCES_MAX))
+        .total_memories(calls)
+        .total_tables(calls.saturating_mul(share::SLOT_TABLES))
+        .total_stacks(calls)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .max_component_instance_size(10 << 20)
+        .max_core_instance_size(10 << 20)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .pagemap_scan(Enabled::Auto);
+    let keep = if PoolingAllocationConfig::is_pagemap_scan_available() { KEEP_RESIDENT } else { KEEP_RESIDENT_BLIND };
+    pool.linear_memory_keep_resident(keep).table_keep_resident(keep.min(64 << 10));
+    let mut settings = common();
+    settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&settings)
+}
+
+/// Returns a name for everything that compiled code depends on.
+pub(crate) fn compatibility(engine: &Engine) -> String {
+    // The default hasher of std is stable within one build of this program; another
+    // build gets another name at worst, and compiles again.
+    let mut hasher = std::hash::DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Counts ticks for as long as the engine lives.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub(crate) fn start_clock(engine: &Engine) -> std::io::Result<Arc<AtomicU64>> {
+    let ticks = Arc::new(AtomicU64::new(1));
+    let weak = engine.weak();
+    let counter = Arc::clone(&ticks);
+    std::thread::Builder::new().name("faas-wasm-tick".into()).spawn(move || {
+        // Nobody unparks this thread; an early return is one tick too soon at worst.
+        loop {
+            std::thread::park_timeout(TICK);
+            let Some(engine) = weak.upgrade() else { return };
+            counter.fetch_add(1, Ordering::Relaxed);
+            engine.increment_epoch();
+        }
+    })?;
+    Ok(ticks)
+}

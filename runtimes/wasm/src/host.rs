@@ -1,0 +1,42 @@
+//! What guests may import beside WASI and wasi:http, and the linker of it all.
+
+mod config;
+pub(crate) mod keyvalue;
+
+use wasmtime::Engine;
+use wasmtime::component::{HasData, Linker};
+
+use crate::state::State;
+
+#[allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "generated from the WIT files")]
+pub(crate) mod bindings {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "faas:host/offers",
+        imports: { default: async | trappable },
+        with: {
+            "wasi:keyvalue/store.bucket": super::keyvalue::Bucket,
+            "wasi:keyvalue/atomics.cas": super::keyvalue::Cas,
+        },
+        require_store_data_send: true,
+    });
+}
+
+/// Gives the generated code the state of the store.
+struct Host;
+
+impl HasData for Host {
+    type Data<'a> = &'a mut State;
+}
+
+/// Returns the linker that every component is linked with.
+///
+/// # Errors
+/// Never in practice: only a name defined twice is an error.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    bindings::Offers::add_to_linker::<State, Host>(&mut linker, |state| state)?;
+    Ok(linker)
+}

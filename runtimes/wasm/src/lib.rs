@@ -1,0 +1,35 @@
+//! Runs WebAssembly components that export `wasi:http/incoming-handler` 0.2.
+//!
+//! **Never knows** Docker, routes, the pool or the HTTP listeners.
+//!
+//! Invariants:
+//! - Every call has a store of its own: nothing of one call is seen by another.
+//! - Code is compiled by a limited child process and loaded only from a folder
+//!   that this program alone writes.
+//! - The future of a call is the unit of cancellation: dropping it, or the body
+//!   of its answer, ends the call and gives its slot back; a store whose call
+//!   was cut is never entered again.
+//! - A call that computes for longer than 10 ms leaves the threads that serve
+//!   others; its memory, CPU time, output and host resources are bounded.
+
+mod call;
+mod check;
+mod compile;
+mod config;
+mod drive;
+mod engine;
+mod failure;
+mod host;
+mod instance;
+mod lane;
+mod loaded;
+mod meter;
+mod output;
+mod reply;
+mod runtime;
+mod share;
+mod state;
+
+pub use compile::compile_child;
+pub use config::{CompileCommand, Config};
+pub use runtime::WasmRuntime;
