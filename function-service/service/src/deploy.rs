@@ -1,0 +1,196 @@
+//! A deploy: check, upload, compile, probe, publish. Whatever fails leaves
+//! nothing behind, and `live` goes on answering until the last step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use faas_model::manifest::ManifestError;
+use faas_model::{AliasSettings, Body, CallId, FunctionName, FunctionSpec, Name, Reason, TriggerKind, headers};
+use faas_repo::{Expect, Kept, Published, RepoError};
+use faas_runtime::{Call, Code, Instance, Prepared, Unit};
+use http::{HeaderValue, Request, header};
+use tokio::time::{Instant, timeout};
+
+use crate::registry::Registry;
+use crate::target::Target;
+use crate::{Deploy, DeployError, DeployPhase, Deployed, ServiceError};
+
+/// How long each phase took, in order.
+struct Clock {
+    since: Instant,
+    phases: Vec<(DeployPhase, Duration)>,
+}
+
+impl Clock {
+    fn end(&mut self, phase: DeployPhase) {
+        let now = Instant::now();
+        self.phases.push((phase, now - self.since));
+        self.since = now;
+    }
+}
+
+/// What is deployed, without its code.
+struct Plan {
+    function: FunctionName,
+    spec: FunctionSpec,
+    settings: AliasSettings,
+    expected: Expect,
+}
+
+impl Registry {
+    pub(crate) async fn deploy(&self, deploy: Deploy) -> Result<Deployed, DeployError> {
+        let Deploy { function, spec, settings, upload, expected } = deploy;
+        let plan = Plan { function, spec, settings, expected };
+        let _turn = self.changing.lock(&plan.function).await;
+        let mut clock = Clock { since: Instant::now(), phases: Vec::new() };
+        self.check(&plan).map_err(|e| e.at(DeployPhase::Check))?;
+        clock.end(DeployPhase::Check);
+        let kept = async { self.shared.repo.keep(upload.finish().await?).await };
+        let kept = kept.await.map_err(|e: RepoError| ServiceError::from(e).at(DeployPhase::Upload))?;
+        clock.end(DeployPhase::Upload);
+        let code = kept.digest();
+        let outcome = self.install_and_publish(&plan, &kept, &mut clock).await;
+        drop(kept);
+        match outcome {
+            Ok(deployed) => Ok(deployed),
+            Err(error) => {
+                tracing::info!(function = %plan.function, phase = %error.phase, problem = %error.problem, "deploy failed");
+                self.forget(&code).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn check(&self, plan: &Plan) -> Result<(), ServiceError> {
+        let bounds = |e: ManifestError| ServiceError::new(Reason::Unprocessable, e.to_string());
+        plan.spec.check().map_err(bounds)?;
+        plan.settings.check().map_err(bounds)?;
+        let unknown = |_| {
+            let detail = format!("this server has no {:?} runtime", plan.spec.runtime);
+            ServiceError::new(Reason::Unprocessable, detail)
+        };
+        self.shared.runtime(plan.spec.runtime).map_err(unknown)?;
+        self.check_routes(&plan.function, &plan.spec)?;
+        let current = self.function(&plan.function).ok().map(|f| f.live.revision);
+        if plan.expected.holds(current) { Ok(()) } else { Err(RepoError::Conflict { current }.into()) }
+    }
+
+    async fn install_and_publish(&self, plan: &Plan, kept: &Kept, clock: &mut Clock) -> Result<Deployed, DeployError> {
+        let id = plan.spec.revision_id(&kept.digest());
+        let before = self.function(&plan.function).ok().map(|f| f.live.revision);
+        // The revision that `live` points to compiled and answered once.
+        let prepared = if before == Some(id) {
+            None
+        } else {
+            let unit = self.compile(plan, kept).await.map_err(|e| e.at(DeployPhase::Compile))?;
+            clock.end(DeployPhase::Compile);
+            let prepared = self.probe(unit).await.map_err(|e| e.at(DeployPhase::Probe))?;
+            clock.end(DeployPhase::Probe);
+            Some(prepared)
+        };
+        let published = self.go_live(plan, kept, prepared).await.map_err(|e| e.at(DeployPhase::Publish))?;
+        clock.end(DeployPhase::Publish);
+        let revision = &published.revision;
+        if published.moved {
+            tracing::info!(function = %plan.function, revision = %revision.id.0.short(), version = revision.version, "deployed");
+        }
+        Ok(Deployed {
+            revision: revision.id,
+            version: revision.version,
+            created: published.created,
+            moved: published.moved,
+            previous: before.filter(|_| published.moved),
+            timings: std::mem::take(&mut clock.phases),
+        })
+    }
+
+    async fn compile(&self, plan: &Plan, kept: &Kept) -> Result<Unit, ServiceError> {
+        let code = Code { digest: kept.digest(), path: kept.path().to_owned() };
+        {
+            // Not held during the probe: starts of a live revision may need the same code.
+            let _turn = self.shared.codes.lock(&code.digest).await;
+            self.shared.runtime(plan.spec.runtime)?.install(&code).await?;
+        }
+        Ok(Unit {
+            function: plan.function.clone(),
+            revision: plan.spec.revision_id(&code.digest),
+            spec: Arc::new(plan.spec.clone()),
+            code,
+            logs: self.shared.logs.writer(&plan.function),
+        })
+    }
+
+    /// Starts an instance beside the pool and asks it for the probe path, if there is one.
+    async fn probe(&self, unit: Unit) -> Result<Arc<dyn Prepared>, ServiceError> {
+        let (function, spec) = (unit.function.clone(), unit.spec.clone());
+        let prepared = self.shared.runtime(spec.runtime)?.prepare(unit).map_err(|e| refused(e.reason, &e.detail))?;
+        let cold = spec.timeout.cold.duration();
+        let started = match timeout(cold, prepared.start()).await {
+            Ok(started) => started.map_err(|e| refused(e.reason, &e.detail))?,
+            Err(_) => return Err(refused(Reason::ColdTimeout, &format!("timeout.cold = {} ms", cold.as_millis()))),
+        };
+        let answer = match &spec.probe {
+            Some(path) => ask(&*started.instance, &function, &spec, path).await,
+            None => Ok(()),
+        };
+        if timeout(self.shared.config.stop.duration(), started.instance.stop()).await.is_err() {
+            tracing::warn!(%function, "the probed instance did not stop in time");
+        }
+        answer.map(|()| prepared)
+    }
+
+    async fn go_live(
+        &self,
+        plan: &Plan,
+        kept: &Kept,
+        prepared: Option<Arc<dyn Prepared>>,
+    ) -> Result<Published, ServiceError> {
+        let _publishing = self.publishing.lock().await;
+        // Another function may have taken a route since the first check.
+        self.check_routes(&plan.function, &plan.spec)?;
+        let repo = &self.shared.repo;
+        let published = repo.publish(&plan.function, &plan.spec, &plan.settings, kept, plan.expected).await?;
+        let (revision, at) = (published.revision.clone(), published.alias.clone());
+        let target = match prepared {
+            Some(prepared) => Target::ready(revision, at.settings.clone(), prepared),
+            None => Target::new(revision, at.settings.clone()),
+        };
+        self.show(&plan.function, &Name::alias_live(), at, target).await?;
+        Ok(published)
+    }
+}
+
+async fn ask(
+    instance: &dyn Instance,
+    function: &FunctionName,
+    spec: &FunctionSpec,
+    path: &str,
+) -> Result<(), ServiceError> {
+    let bound = spec.timeout.run.duration();
+    let host = format!("{function}.faas.internal");
+    let request = Request::get(format!("http://{host}{path}"))
+        .header(header::HOST, &host)
+        .header(headers::TRIGGER, TriggerKind::Control.as_str())
+        .header(headers::DEADLINE_MS, HeaderValue::from(crate::call::unix_ms(bound)))
+        .body(Body::Empty)
+        .map_err(|e| ServiceError::new(Reason::Unprocessable, format!("probe = {path:?}: {e}")))?;
+    match timeout(bound, instance.invoke(Call { id: CallId::fresh(), request })).await {
+        Ok(Ok(answer)) if answer.status().as_u16() < 500 => Ok(()),
+        Ok(Ok(answer)) => {
+            let detail = format!("the probe GET {path} answered {}, wanted below 500", answer.status().as_u16());
+            Err(ServiceError::new(Reason::Unprocessable, detail))
+        }
+        Ok(Err(error)) => Err(refused(error.reason, &error.detail)),
+        Err(_) => {
+            Err(refused(Reason::RunTimeout, &format!("the probe GET {path}: timeout.run = {} ms", bound.as_millis())))
+        }
+    }
+}
+
+/// A start or an answer that fails at the probe is the code's fault: the same deploy fails again.
+fn refused(reason: Reason, detail: &str) -> ServiceError {
+    match reason {
+        Reason::DiskFull | Reason::Internal => ServiceError::new(reason, detail),
+        _ => ServiceError::new(Reason::Unprocessable, format!("{reason}: {detail}")),
+    }
+}

@@ -1,0 +1,273 @@
+//! The deployed functions in memory: their lanes, and the catalogue made of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dashmap::DashMap;
+use faas_invoke::CatalogueWatch;
+use faas_model::{Catalogue, Digest, Entry, FunctionName, Name, Reason, Revision};
+use faas_repo::{AliasRecord, FunctionRecord, RepoError};
+use tokio::sync::{Mutex, watch};
+
+use crate::lane::Lane;
+use crate::locks::Locks;
+use crate::pool::Farewell;
+use crate::target::{Shared, Target};
+use crate::tasks::Tasks;
+use crate::{AliasView, Description, ServiceError, Summary};
+
+/// Everything behind the handle.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) tasks: Arc<Tasks>,
+    /// Installs that starts wait for.
+    pub(crate) installing: Arc<Tasks>,
+    functions: DashMap<FunctionName, Arc<Function>>,
+    catalogue: watch::Sender<Arc<Catalogue>>,
+    /// Held by whoever changes a function.
+    pub(crate) changing: Locks<FunctionName>,
+    /// Held from the check of routes to the publication of the catalogue.
+    pub(crate) publishing: Mutex<()>,
+    draining: AtomicBool,
+}
+
+/// A deployed function. Replaced whole at every change; lanes that did not change are shared.
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) record: FunctionRecord,
+    pub(crate) live: AliasRecord,
+    pub(crate) lanes: BTreeMap<Name, Arc<Lane>>,
+}
+
+impl Registry {
+    pub(crate) fn new(shared: Shared, installing: Arc<Tasks>) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            tasks: Arc::new(Tasks::new()),
+            installing,
+            functions: DashMap::new(),
+            catalogue: watch::Sender::new(Arc::default()),
+            changing: Locks::default(),
+            publishing: Mutex::default(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn watch(&self) -> CatalogueWatch {
+        self.catalogue.subscribe()
+    }
+
+    pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
+        self.catalogue.borrow().clone()
+    }
+
+    pub(crate) fn function(&self, name: &FunctionName) -> Result<Arc<Function>, ServiceError> {
+        let missing = || ServiceError::new(Reason::NotFound, format!("there is no function {name}"));
+        self.functions.get(name).map(|f| f.clone()).ok_or_else(missing)
+    }
+
+    /// Returns the lane of an alias.
+    pub(crate) fn lane(&self, name: &FunctionName, alias: &Name) -> Option<Arc<Lane>> {
+        self.functions.get(name)?.lanes.get(alias).cloned()
+    }
+
+    /// Refuses a revision whose routes another function holds.
+    pub(crate) fn check_routes(
+        &self,
+        function: &FunctionName,
+        spec: &faas_model::FunctionSpec,
+    ) -> Result<(), ServiceError> {
+        let catalogue = self.catalogue();
+        let Some((route, holder)) = catalogue.route_conflict(function, &spec.trigger.http) else { return Ok(()) };
+        Err(ServiceError::new(Reason::Conflict, format!("route {} belongs to function {holder} already", route.route)))
+    }
+
+    /// Brings the lanes of a function to its record. With a `fresh` target for
+    /// the alias that changed, the store is not read: what was written is shown.
+    pub(crate) async fn apply(&self, record: FunctionRecord, fresh: Option<Target>) -> Result<(), RepoError> {
+        let old = self.functions.get(&record.function).map(|f| f.clone());
+        let mut known: Vec<_> = old.iter().flat_map(|f| f.lanes.values()).map(|lane| lane.target()).collect();
+        known.extend(fresh.map(Arc::new));
+        let mut targets = BTreeMap::new();
+        for (alias, at) in &record.aliases {
+            let same = |t: &&Arc<Target>| t.revision.id == at.revision;
+            let target = match known.iter().filter(same).find(|t| t.settings == at.settings) {
+                Some(target) => target.clone(),
+                None => {
+                    let revision = match known.iter().find(same) {
+                        Some(target) => target.revision.clone(),
+                        None => self.shared.repo.revision(&record.function, &at.revision).await?,
+                    };
+                    Arc::new(Target::new(revision, at.settings.clone()))
+                }
+            };
+            targets.insert(alias.clone(), target);
+        }
+        self.install(record, targets, old.as_deref());
+        Ok(())
+    }
+
+    /// Shows that an alias changed. The caller holds `publishing`.
+    pub(crate) async fn show(
+        &self,
+        name: &FunctionName,
+        alias: &Name,
+        at: AliasRecord,
+        target: Target,
+    ) -> Result<(), RepoError> {
+        let fresh = || FunctionRecord { function: name.clone(), aliases: BTreeMap::new() };
+        let mut record = self.functions.get(name).map_or_else(fresh, |f| f.record.clone());
+        record.aliases.insert(alias.clone(), at);
+        self.apply(record, Some(target)).await?;
+        self.publish();
+        Ok(())
+    }
+
+    fn install(&self, record: FunctionRecord, targets: BTreeMap<Name, Arc<Target>>, old: Option<&Function>) {
+        let Some(live) = record.aliases.get(&Name::alias_live()).cloned() else {
+            tracing::error!(function = %record.function, "function has no alias `live`, it is left out");
+            return;
+        };
+        let mut lanes = BTreeMap::new();
+        for (alias, target) in targets {
+            let lane = match old.and_then(|f| f.lanes.get(&alias)) {
+                Some(lane) => {
+                    let now = lane.target();
+                    if now.revision.id != target.revision.id || now.settings != target.settings {
+                        lane.roll(target);
+                    }
+                    lane.clone()
+                }
+                None => Lane::new(&self.shared, &self.tasks, target),
+            };
+            if self.draining.load(Ordering::SeqCst) {
+                lane.drain(Farewell::Stopping);
+            }
+            lanes.insert(alias, lane);
+        }
+        let gone = old.into_iter().flat_map(|f| &f.lanes).filter(|(alias, _)| !lanes.contains_key(*alias));
+        gone.for_each(|(_, lane)| lane.drain(Farewell::Removed));
+        self.functions.insert(record.function.clone(), Arc::new(Function { record, live, lanes }));
+    }
+
+    /// Puts a function back whose removal failed.
+    pub(crate) fn reinstate(&self, function: &Function) {
+        let fresh = |lane: &Lane| {
+            let target = lane.target();
+            Arc::new(Target::new(target.revision.clone(), target.settings.clone()))
+        };
+        let targets = function.lanes.iter().map(|(alias, lane)| (alias.clone(), fresh(lane))).collect();
+        self.install(function.record.clone(), targets, None);
+    }
+
+    /// Takes a function out of sight.
+    pub(crate) fn take(&self, name: &FunctionName) -> Option<Arc<Function>> {
+        self.functions.remove(name).map(|(_, function)| function)
+    }
+
+    /// Publishes the catalogue as the functions are now. The caller holds `publishing`.
+    pub(crate) fn publish(&self) {
+        let entries: Vec<_> = self.functions.iter().filter_map(|f| f.entry()).collect();
+        self.catalogue.send_replace(Arc::new(Catalogue::new(entries)));
+    }
+
+    /// Removes compiled code and code that nobody uses.
+    ///
+    /// Compiled code goes first: what is compiled is then always beside its
+    /// code, and the collection at the next start finds both.
+    pub(crate) async fn forget(&self, code: &Digest) {
+        let _turn = self.shared.codes.lock(code).await;
+        let outcome = async {
+            if self.shared.repo.orphans().await?.contains(code) {
+                for runtime in self.shared.runtimes.values() {
+                    runtime.forget(code).await;
+                }
+                self.shared.repo.discard(code).await?;
+            }
+            Ok::<_, RepoError>(())
+        };
+        if let Err(error) = outcome.await {
+            tracing::warn!(%error, "unused code could not be removed; the next start does it");
+        }
+    }
+
+    /// Ends removals that a crash cut off, and removes all code that nobody uses.
+    pub(crate) async fn collect(&self) -> Result<(), RepoError> {
+        // Before the orphans are listed: the compiled code of what it frees is among them.
+        self.shared.repo.sweep().await?;
+        let orphans = self.shared.repo.orphans().await?;
+        for code in &orphans {
+            for runtime in self.shared.runtimes.values() {
+                runtime.forget(code).await;
+            }
+        }
+        let removed = self.shared.repo.collect().await?.code.len();
+        if removed > 0 {
+            tracing::info!(removed, "removed code that no revision uses");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn summaries(&self, namespace: &Name) -> Vec<Summary> {
+        let of = self.functions.iter().filter(|f| f.record.function.namespace == *namespace);
+        let mut summaries: Vec<_> = of.filter_map(|f| f.summary()).collect();
+        summaries.sort_by(|a, b| a.function.cmp(&b.function));
+        summaries
+    }
+
+    pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.functions.iter().flat_map(|f| f.lanes.values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    pub(crate) fn start_draining(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.lanes().iter().for_each(|lane| lane.drain(Farewell::Stopping));
+    }
+}
+
+impl Function {
+    fn live_revision(&self) -> Option<Arc<Revision>> {
+        self.lanes.get(&Name::alias_live()).map(|lane| lane.target().revision.clone())
+    }
+
+    fn entry(&self) -> Option<Entry> {
+        let mut aliases: BTreeMap<_, _> =
+            self.lanes.iter().map(|(alias, lane)| (alias.clone(), lane.target().revision.clone())).collect();
+        let live = aliases.remove(&Name::alias_live())?;
+        Some(Entry { function: self.record.function.clone(), live, settings: self.live.settings.clone(), aliases })
+    }
+
+    fn summary(&self) -> Option<Summary> {
+        let lane = self.lanes.get(&Name::alias_live())?;
+        Some(Summary {
+            function: self.record.function.clone(),
+            revision: self.live.revision,
+            version: self.live.version,
+            runtime: lane.target().revision.spec.runtime,
+            changed_ms: self.live.changed_ms,
+            pool: lane.stats(),
+        })
+    }
+
+    /// Describes the function.
+    pub(crate) fn describe(&self) -> Option<Description> {
+        let view = |(alias, at): (&Name, &AliasRecord)| {
+            let view = AliasView {
+                revision: at.revision,
+                version: at.version,
+                settings: at.settings.clone(),
+                previous: at.previous,
+                changed_ms: at.changed_ms,
+                pool: self.lanes.get(alias)?.stats(),
+            };
+            Some((alias.clone(), view))
+        };
+        Some(Description {
+            function: self.record.function.clone(),
+            live: Revision::clone(&*self.live_revision()?),
+            aliases: self.record.aliases.iter().filter_map(view).collect(),
+        })
+    }
+}

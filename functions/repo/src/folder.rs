@@ -1,0 +1,281 @@
+//! The repository with its records in a [`Store`] and its code in a folder.
+//!
+//! Layout of the folder (0700): `{digest}` is kept code, `tmp/{uuid}` an upload
+//! in flight. One process owns the folder.
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File};
+use std::io::Read as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use faas_model::{AliasSettings, Digest, FunctionName, FunctionSpec, Hasher, Name, Revision, RevisionId};
+use faas_store::Store;
+use serde::{Deserialize, Serialize};
+
+use crate::hold::Holds;
+use crate::records::Records;
+use crate::{
+    AliasRecord, Blob, CodeRepo, Collected, Expect, FunctionRecord, Fut, Kept, Published, RepoError, RevisionRef,
+    Upload,
+};
+
+/// Bounds of the repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Largest code, in bytes; default 128 MiB.
+    pub code_bytes_max: faas_model::units::ByteSize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { code_bytes_max: faas_model::units::ByteSize::mib(128) }
+    }
+}
+
+/// Records in a store, code in a folder.
+#[derive(Debug)]
+pub struct FolderRepo {
+    config: Config,
+    folder: PathBuf,
+    records: Records,
+    holds: Holds,
+    /// Code whose content was compared with its digest by this process.
+    verified: Mutex<HashSet<Digest>>,
+    /// Held while code appears in or vanishes from the folder.
+    changing: tokio::sync::Mutex<()>,
+}
+
+impl FolderRepo {
+    /// Opens the repository; makes the folder and removes uploads that a crash cut off.
+    ///
+    /// # Errors
+    /// `Disk` when the folder cannot be made or read.
+    pub async fn open(folder: impl Into<PathBuf>, config: Config, store: Arc<dyn Store>) -> Result<Self, RepoError> {
+        let folder = folder.into();
+        let temporary = folder.join("tmp");
+        let removed = blocking(move || {
+            DirBuilder::new().recursive(true).mode(0o700).create(&temporary)?;
+            remove_all(&temporary)
+        })
+        .await?;
+        if removed > 0 {
+            tracing::info!(removed, "removed uploads that were cut off");
+        }
+        let records = Records::new(store);
+        let (holds, verified, changing) = Default::default();
+        Ok(Self { config, folder, records, holds, verified, changing })
+    }
+
+    fn path(&self, code: &Digest) -> PathBuf {
+        self.folder.join(code.to_string())
+    }
+
+    fn verified(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn keep_blob(&self, blob: Blob) -> Result<Kept, RepoError> {
+        let _changing = self.changing.lock().await;
+        let (folder, path, digest) = (self.folder.clone(), self.path(&blob.digest()), blob.digest());
+        let kept = blocking(move || {
+            let kept = blob.rename(path)?;
+            File::open(folder)?.sync_all()?;
+            Ok(kept)
+        })
+        .await?;
+        self.verified().insert(digest);
+        Ok(kept)
+    }
+
+    async fn fetch_code(&self, code: Digest) -> Result<PathBuf, RepoError> {
+        let path = self.path(&code);
+        if self.verified().contains(&code) {
+            return Ok(path);
+        }
+        let file = path.clone();
+        let found = match blocking(move || digest_of(&file)).await {
+            Err(RepoError::Disk(std::io::ErrorKind::NotFound)) => {
+                return Err(RepoError::NotFound(format!("code {}", code.short())));
+            }
+            found => found?,
+        };
+        if found != code {
+            return Err(RepoError::Corrupt(format!("code {} has the content of {}", code.short(), found.short())));
+        }
+        self.verified().insert(code);
+        Ok(path)
+    }
+
+    /// Lists kept code that nobody uses. The caller holds `changing`.
+    async fn unused(&self) -> Result<Vec<Digest>, RepoError> {
+        // Holds are read before the records: code that is published and let go
+        // of in between is then seen by at least one of the two.
+        let held = self.holds.held();
+        let folder = self.folder.clone();
+        let mut kept = blocking(move || list(&folder)).await?;
+        kept.retain(|digest| !held.contains(digest));
+        if kept.is_empty() {
+            return Ok(kept);
+        }
+        let used = self.records.code_in_use().await?;
+        kept.retain(|digest| !used.contains(digest));
+        Ok(kept)
+    }
+
+    async fn drop_code(&self, code: Digest) -> Result<(), RepoError> {
+        self.verified().remove(&code);
+        let path = self.path(&code);
+        match blocking(move || std::fs::remove_file(path)).await {
+            Err(RepoError::Disk(std::io::ErrorKind::NotFound)) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn discard_code(&self, code: Digest) -> Result<bool, RepoError> {
+        let _changing = self.changing.lock().await;
+        let unused = !self.holds.held().contains(&code) && !self.records.code_in_use().await?.contains(&code);
+        if unused {
+            self.drop_code(code).await?;
+        }
+        Ok(unused)
+    }
+
+    async fn collect_code(&self) -> Result<Collected, RepoError> {
+        let _changing = self.changing.lock().await;
+        self.records.sweep().await?;
+        let code = self.unused().await?;
+        for digest in &code {
+            self.drop_code(*digest).await?;
+        }
+        Ok(Collected { code })
+    }
+}
+
+impl CodeRepo for FolderRepo {
+    fn begin(&self) -> Fut<'_, Upload> {
+        let path = self.folder.join("tmp").join(uuid::Uuid::now_v7().simple().to_string());
+        Box::pin(Upload::create(path, self.config.code_bytes_max.0, self.holds.clone()))
+    }
+
+    fn keep(&self, blob: Blob) -> Fut<'_, Kept> {
+        Box::pin(self.keep_blob(blob))
+    }
+
+    fn publish<'a>(
+        &'a self,
+        function: &'a FunctionName,
+        spec: &'a FunctionSpec,
+        settings: &'a AliasSettings,
+        code: &'a Kept,
+        expected: Expect,
+    ) -> Fut<'a, Published> {
+        Box::pin(self.records.publish(function, spec, settings, code, expected))
+    }
+
+    fn resolve<'a>(&'a self, function: &'a FunctionName, alias: &'a Name) -> Fut<'a, (AliasRecord, Arc<Revision>)> {
+        Box::pin(self.records.resolve(function, alias))
+    }
+
+    fn fetch<'a>(&'a self, code: &'a Digest) -> Fut<'a, PathBuf> {
+        Box::pin(self.fetch_code(*code))
+    }
+
+    fn namespaces(&self) -> Fut<'_, Vec<Name>> {
+        Box::pin(self.records.namespaces())
+    }
+
+    fn list<'a>(&'a self, namespace: &'a Name) -> Fut<'a, Vec<FunctionRecord>> {
+        Box::pin(self.records.list(namespace))
+    }
+
+    fn function<'a>(&'a self, function: &'a FunctionName) -> Fut<'a, FunctionRecord> {
+        Box::pin(self.records.function(function))
+    }
+
+    fn revisions<'a>(&'a self, function: &'a FunctionName) -> Fut<'a, Vec<Revision>> {
+        Box::pin(self.records.revisions(function))
+    }
+
+    fn revision<'a>(&'a self, function: &'a FunctionName, id: &'a RevisionId) -> Fut<'a, Arc<Revision>> {
+        Box::pin(self.records.revision(function, id))
+    }
+
+    fn find<'a>(&'a self, function: &'a FunctionName, reference: &'a RevisionRef) -> Fut<'a, Arc<Revision>> {
+        Box::pin(async move {
+            let revisions = self.records.revisions(function).await?;
+            reference.pick(&revisions).map(|revision| Arc::new(revision.clone()))
+        })
+    }
+
+    fn promote<'a>(
+        &'a self,
+        function: &'a FunctionName,
+        alias: &'a Name,
+        revision: &'a RevisionId,
+        settings: Option<&'a AliasSettings>,
+        expected: Expect,
+    ) -> Fut<'a, AliasRecord> {
+        Box::pin(self.records.promote(function, alias, revision, settings, expected))
+    }
+
+    fn remove<'a>(&'a self, function: &'a FunctionName) -> Fut<'a, Vec<Digest>> {
+        Box::pin(self.records.remove(function))
+    }
+
+    fn sweep(&self) -> Fut<'_, ()> {
+        Box::pin(self.records.sweep())
+    }
+
+    fn orphans(&self) -> Fut<'_, Vec<Digest>> {
+        Box::pin(async {
+            let _changing = self.changing.lock().await;
+            self.unused().await
+        })
+    }
+
+    fn discard<'a>(&'a self, code: &'a Digest) -> Fut<'a, bool> {
+        Box::pin(self.discard_code(*code))
+    }
+
+    fn collect(&self) -> Fut<'_, Collected> {
+        Box::pin(self.collect_code())
+    }
+}
+
+/// Runs blocking file work off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, RepoError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(RepoError::Disk(std::io::ErrorKind::Interrupted)),
+    }
+}
+
+fn remove_all(folder: &Path) -> std::io::Result<usize> {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(folder)? {
+        std::fs::remove_file(entry?.path())?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+/// Lists files whose names are digests; others are not ours.
+fn list(folder: &Path) -> std::io::Result<Vec<Digest>> {
+    let names = std::fs::read_dir(folder)?.map(|entry| entry.map(|e| e.file_name()));
+    names.filter_map(|name| name.map(|n| n.to_str()?.parse().ok()).transpose()).collect()
+}
+
+fn digest_of(path: &Path) -> std::io::Result<Digest> {
+    let (mut file, mut hasher, mut buffer) = (File::open(path)?, Hasher::default(), vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            n => hasher.update(buffer.get(..n).unwrap_or_default()),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Functions, revisions and aliases as rows of the store.
+//!
+//! Layout of [`Space::Catalog`], all values JSON:
+//! - partition = function name: `a/{alias}` an [`AliasRecord`], `r/{revision id}`
+//!   a [`Revision`], `v` the number of the newest version. `a` sorts first, so
+//!   that a removal in slices takes the aliases with its first slice.
+//! - partition `#namespaces` of the default namespace: one row per namespace
+//!   that has or had a function, written before the function's first row.
+
+mod change;
+mod read;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use faas_model::{FunctionName, Name, RevisionId};
+use faas_store::{Fate, Key, Logged, PATIENCE, Page, Partition, Space, Store, StoreError, Write, WriteId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::RepoError;
+
+/// `#` occurs in no name, so no function is called like that.
+const NAMESPACES: &[u8] = b"#namespaces";
+const COUNTER: &[u8] = b"v";
+/// Every alias sorts between these two.
+const ALIASES: (&[u8], &[u8]) = (b"a/", b"a0");
+/// Every revision sorts between these two.
+const REVISIONS: (&[u8], &[u8]) = (b"r/", b"r0");
+/// Tries of one change against others that change the same function.
+const TRIES_MAX: usize = 16;
+/// How long the fate of an unknown write is asked for.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// The records of all functions.
+#[derive(Debug)]
+pub(crate) struct Records {
+    store: Arc<dyn Store>,
+}
+
+impl Records {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Writes; `false` when a condition did not hold, so that the caller reads again.
+    async fn write(&self, partition: Partition, changes: Vec<faas_store::Change>) -> Result<bool, RepoError> {
+        let id = WriteId::fresh();
+        let write = Write { partition: partition.clone(), id, changes, log: Logged::Values };
+        match self.store.write(write, by()).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::Conflict(_)) => Ok(false),
+            Err(StoreError::Unknown(id)) => {
+                let fate = self.store.fate(&partition, id, Instant::now() + SETTLE).await?;
+                Ok(matches!(fate, Fate::Committed(_)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn by() -> Instant {
+    Instant::now() + PATIENCE
+}
+
+fn page(after: Option<faas_store::Cursor>) -> Page {
+    Page { after, rows_max: 500, bytes_max: 4 << 20 }
+}
+
+fn partition(function: &FunctionName) -> Partition {
+    let name = Bytes::copy_from_slice(function.name.as_str().as_bytes());
+    Partition { namespace: function.namespace.clone(), space: Space::Catalog, name }
+}
+
+fn namespaces_partition() -> Partition {
+    Partition { namespace: Name::namespace_default(), space: Space::Catalog, name: Bytes::from_static(NAMESPACES) }
+}
+
+fn key(function: &FunctionName, sort: Bytes) -> Key {
+    Key { partition: partition(function), sort }
+}
+
+fn alias_sort(alias: &Name) -> Bytes {
+    format!("a/{alias}").into()
+}
+
+fn revision_sort(id: &RevisionId) -> Bytes {
+    format!("r/{id}").into()
+}
+
+fn range((from, to): (&'static [u8], &'static [u8])) -> std::ops::Range<Bytes> {
+    Bytes::from_static(from)..Bytes::from_static(to)
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<Bytes, RepoError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|e| RepoError::Corrupt(e.to_string()))
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, RepoError> {
+    serde_json::from_slice(bytes).map_err(|e| RepoError::Corrupt(format!("{what}: {e}")))
+}
+
+/// Returns the wall time, in Unix milliseconds.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,139 @@
+//! Code on its way in: a temporary file that is hashed while it is written.
+//!
+//! Never more than `code_bytes_max` bytes; a dropped upload leaves no file.
+
+use std::path::{Path, PathBuf};
+
+use faas_model::{Digest, Hasher};
+use tokio::io::AsyncWriteExt;
+
+use crate::RepoError;
+use crate::hold::{Hold, Holds};
+
+/// Code being written. Dropping it removes the file.
+#[derive(Debug)]
+pub struct Upload {
+    file: tokio::fs::File,
+    temporary: Temporary,
+    hasher: Hasher,
+    bytes: u64,
+    bytes_max: u64,
+    holds: Holds,
+}
+
+/// Code written whole and flushed to disk, in a temporary file. Dropping it removes the file.
+#[derive(Debug)]
+pub struct Blob {
+    digest: Digest,
+    bytes: u64,
+    temporary: Temporary,
+    hold: Hold,
+}
+
+/// Code that is kept under its digest, and will not be collected while this value lives.
+#[derive(Debug)]
+pub struct Kept {
+    digest: Digest,
+    bytes: u64,
+    path: PathBuf,
+    /// Given back on drop.
+    _hold: Hold,
+}
+
+impl Upload {
+    pub(crate) async fn create(path: PathBuf, bytes_max: u64, holds: Holds) -> Result<Self, RepoError> {
+        let file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).await?;
+        let temporary = Temporary { path, renamed: false };
+        Ok(Self { file, temporary, hasher: Hasher::default(), bytes: 0, bytes_max, holds })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// `TooLarge` at the first byte over the bound, `Disk` when the file system fails.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), RepoError> {
+        let total = self.bytes.saturating_add(bytes.len() as u64);
+        if total > self.bytes_max {
+            return Err(RepoError::TooLarge { what: "the code", max: self.bytes_max });
+        }
+        self.bytes = total;
+        self.hasher.update(bytes);
+        Ok(self.file.write_all(bytes).await?)
+    }
+
+    /// Returns how many bytes were written.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Flushes the file to disk and names its content.
+    ///
+    /// # Errors
+    /// `Disk` when the file system fails.
+    pub async fn finish(mut self) -> Result<Blob, RepoError> {
+        self.file.flush().await?;
+        self.file.sync_all().await?;
+        let digest = self.hasher.finish();
+        let hold = self.holds.hold(digest);
+        Ok(Blob { digest, bytes: self.bytes, temporary: self.temporary, hold })
+    }
+}
+
+impl Blob {
+    /// Returns the digest of the code.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Returns the size of the code.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Renames the file to `path`, in the same file system. Blocks.
+    pub(crate) fn rename(mut self, path: PathBuf) -> std::io::Result<Kept> {
+        std::fs::rename(&self.temporary.path, &path)?;
+        self.temporary.renamed = true;
+        Ok(Kept { digest: self.digest, bytes: self.bytes, path, _hold: self.hold })
+    }
+}
+
+impl Kept {
+    /// Returns the digest of the code.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Returns the size of the code.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the file that holds the code.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// A file that is removed on drop unless it was renamed.
+#[derive(Debug)]
+struct Temporary {
+    path: PathBuf,
+    renamed: bool,
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.renamed
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(kind = ?error.kind(), "temporary code file could not be removed; the next start does it");
+        }
+    }
+}
