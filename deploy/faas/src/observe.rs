@@ -1,0 +1,43 @@
+//! Log and metrics of this process: the only place that installs them.
+
+use std::io::IsTerminal;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+use crate::failure::{Exit, Failure, Outcome};
+use crate::settings::{LogFormat, Server};
+
+/// Bounds of the histograms of times, in seconds: from a warm call to the longest stream.
+const SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+
+/// Sends the log to stderr.
+///
+/// # Errors
+/// `Data` when the filter cannot be read.
+pub(crate) fn log(server: &Server) -> Outcome {
+    // The AMQP library calls every lost connection an error and prints whole messages; what matters of it we log.
+    let quiet = if server.log.contains("lapin") { "" } else { ",lapin=off" };
+    let filter = EnvFilter::try_new(format!("{}{quiet}", server.log)).map_err(|e| {
+        let message = format!("server.log = {:?} is no filter: {e}", server.log);
+        Failure::new(Exit::Data, message, "use a level, or directives such as `info,faas_gateway=debug`")
+    })?;
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let installed = match server.log_format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    installed.map_err(|e| Failure::new(Exit::Refused, format!("the log cannot be installed: {e}"), "report this"))
+}
+
+/// Installs the recorder of metrics and returns what prints them.
+pub(crate) fn metrics() -> Outcome<PrometheusHandle> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(|e| Failure::new(Exit::Refused, format!("metrics cannot be installed: {e}"), "report this"))
+}

@@ -1,0 +1,45 @@
+use std::path::Path;
+
+use super::*;
+
+#[test]
+fn every_key_is_explained_and_nothing_else_is() {
+    let (docs, defaults) = (docs(), defaults());
+    assert!(defaults.len() > 40, "{defaults:?}");
+    for (section, key, _) in &defaults {
+        let text = docs.get(section).and_then(|s| s.get(key)).and_then(toml::Value::as_str);
+        assert!(text.is_some_and(|t| t.ends_with('.')), "reference/keys.toml does not explain [{section}] {key}");
+    }
+    for section in docs.keys() {
+        assert!(sections().contains(section), "there is no section [{section}]");
+        for key in unset(&docs, &defaults, section) {
+            assert!(key.contains("NAME"), "[{section}] {key} is explained, but there is no such key");
+        }
+    }
+}
+
+#[test]
+fn every_option_is_explained() {
+    fn check(command: &Command) {
+        for argument in command.get_arguments().filter(|a| a.get_long().is_some()) {
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!(!help.is_empty(), "{} --{}", command.get_name(), argument.get_long().unwrap());
+        }
+        assert!(command.is_hide_set() || !about(command).is_empty(), "{}", command.get_name());
+        command.get_subcommands().for_each(check);
+    }
+    check(&Cli::command());
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_committed_reference_is_what_the_program_says() {
+    for (what, file) in [(Reference::Cli, "cli.md"), (Reference::Config, "config.md")] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference").join(file);
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed.trim_end() == print(what).trim_end(),
+            "docs/reference/{file} is out of date: run `make golden`"
+        );
+    }
+}
