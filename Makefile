@@ -1,0 +1,55 @@
+# Two commands do everything on a fresh machine:
+#   make demo   sets up, builds, and walks the main job in front of you
+#   make test   installs what the tests need and runs every test
+# The rest is for those who work on faas; `make check` is all that a commit needs.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+SAMPLES := hello orders thumbnail
+
+.PHONY: help demo test check fmt lint samples golden bench bench-state faults messages setup setup-test clean
+
+help: ## Shows this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+demo: setup ## Builds, starts, deploys the samples and invokes them for real
+	@deploy/demo.sh
+
+test: setup-test samples ## Installs what the tests need and runs every test
+	@deploy/test.sh
+
+check: fmt lint ## What a commit needs besides the tests
+	$(CARGO) test --locked -p faas-model -p faas-store -p faas-repo -p faas-invoke -p faas-function-service -p faas-baas
+
+fmt: ## Checks the format
+	$(CARGO) fmt --all --check
+
+lint: ## Runs clippy, warnings are errors
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+samples: setup ## Builds the sample functions
+	@for name in $(SAMPLES); do (cd functions/$$name && $(CARGO) build --quiet --release --locked --target wasm32-wasip2 --target-dir target) || exit 1; done
+
+golden: ## Writes the generated reference pages anew
+	$(CARGO) run --quiet --locked -p faas -- __reference cli > docs/reference/cli.md
+	$(CARGO) run --quiet --locked -p faas -- __reference config > docs/reference/config.md
+
+bench: setup samples ## Prints CPU per request beside bare hyper and `wasmtime serve`, and state beside the raw engine
+	@deploy/bench.sh
+
+faults: setup-test samples ## The long fault suite: kill -9 rounds and the message soak with broker and platform kills
+	$(CARGO) build --release --locked --workspace --bins
+	target/release/faas-faults kills --rounds 100
+	target/release/faas-faults kills --rounds 10 --fill-mib 1024
+	target/release/faas-faults messages
+
+setup: ## Installs the toolchain's parts
+	@deploy/setup.sh
+
+setup-test: ## Installs the toolchain's parts and the servers that tests start
+	@deploy/setup.sh test
+
+clean: ## Removes what was built
+	$(CARGO) clean
+	for name in $(SAMPLES); do rm -rf functions/$$name/target; done

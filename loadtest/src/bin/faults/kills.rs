@@ -1,0 +1,217 @@
+//! Rounds of: load, SIGKILL, start again, check.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use faas_loadtest::bytes_of::noise;
+use faas_loadtest::http::Client;
+use faas_loadtest::platform::{Options, Platform};
+use faas_loadtest::samples;
+use http::Method;
+
+/// Longest start, crash recovery included.
+const START_BOUND: Duration = Duration::from_millis(500);
+const WRITERS: usize = 16;
+
+/// Flags of the suite.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How many times the platform is killed.
+    #[arg(long, default_value_t = 100)]
+    rounds: u64,
+    /// MiB to be put into the store first.
+    #[arg(long, default_value_t = 0)]
+    fill_mib: u64,
+    /// Seed of the kill times.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    writes_acknowledged: u64,
+    writes_lost: u64,
+    deploys: u64,
+    starts_ms: Vec<u128>,
+}
+
+/// What the rounds have been promised so far.
+#[derive(Debug, Default)]
+struct Journal {
+    /// Last acknowledged value and a value that may have been written, by key.
+    values: BTreeMap<String, (u64, Option<u64>)>,
+    /// Revisions whose deploy was acknowledged.
+    revisions: BTreeSet<String>,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut platform = Platform::start(folder.path(), Options::default()).await?;
+    fill(&platform, arguments.fill_mib).await?;
+    let mut tally = Tally::default();
+    let mut journal = Journal::default();
+    for round in 0..arguments.rounds {
+        one_round(&mut platform, round, arguments.seed, &mut journal, &mut tally).await?;
+        platform = platform.crash_and_restart().await?;
+        tally.starts_ms.push(platform.start_time.as_millis());
+        verify(&platform, &journal, &mut tally).await.with_context(|| format!("after kill {round}"))?;
+    }
+    orphans(&platform).await?;
+    report(&arguments, &mut tally)
+}
+
+async fn fill(platform: &Platform, mib: u64) -> Result<()> {
+    let (client, token) = (Client::default(), platform.token()?);
+    let authorization = format!("Bearer {token}");
+    for n in 0..mib {
+        let url = platform.baas(&format!("/kv/fill/{n}"));
+        let answer = client.send(Method::PUT, &url, &[("authorization", &authorization)], noise(n, 1 << 20)).await?;
+        ensure!(answer.status.is_success(), "fill: {} {}", answer.status, answer.text());
+    }
+    Ok(())
+}
+
+/// Writers and deploys run until the kill, at a time that the seed decides.
+async fn one_round(
+    platform: &mut Platform,
+    round: u64,
+    seed: u64,
+    journal: &mut Journal,
+    tally: &mut Tally,
+) -> Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let token = platform.token()?;
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|lane| tokio::spawn(writer(platform.baas(""), token.clone(), lane, round, stop.clone())))
+        .collect();
+    let manifest = platform.data().join("deploy");
+    let mark = format!("env = {{ ROUND = \"{round}\" }}");
+    samples::manifest(&manifest, "hello", "hello", &mark)?;
+    let pause = u64::from_le_bytes(noise(seed ^ (round << 20), 8).try_into().unwrap_or_default()) % 400 + 100;
+    let deploy = platform.deploy(&manifest);
+    let acknowledged = tokio::time::timeout(Duration::from_millis(pause), deploy).await;
+    if let Ok(outcome) = acknowledged {
+        let json: serde_json::Value = serde_json::from_str(&outcome?.stdout)?;
+        journal.revisions.insert(revision_of(&json)?);
+        tally.deploys += 1;
+        tokio::time::sleep(Duration::from_millis(pause / 2)).await;
+    }
+    platform.kill().await?;
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        for (key, acknowledged, maybe) in writer.await? {
+            tally.writes_acknowledged += acknowledged.unwrap_or_default() % 1_000_000;
+            let slot = journal.values.entry(key).or_default();
+            slot.0 = acknowledged.unwrap_or(slot.0);
+            slot.1 = maybe;
+        }
+    }
+    Ok(())
+}
+
+fn revision_of(json: &serde_json::Value) -> Result<String> {
+    let first = json.as_array().and_then(|a| a.first()).unwrap_or(json);
+    Ok(first["revision"].as_str().with_context(|| format!("no revision in {json}"))?.to_owned())
+}
+
+/// Writes ever larger numbers under one key; the last acknowledged one must survive.
+/// A number is `round * 1,000,000 + n`, so it also tells how many writes there were.
+async fn writer(
+    base: String,
+    token: String,
+    lane: usize,
+    round: u64,
+    stop: Arc<AtomicBool>,
+) -> Vec<(String, Option<u64>, Option<u64>)> {
+    let client = Client::default();
+    let authorization = format!("Bearer {token}");
+    let (key, mut acknowledged, mut maybe) = (format!("lane-{lane}"), None, None);
+    for n in 1u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let value = round * 1_000_000 + n;
+        maybe = Some(value);
+        let url = format!("{base}/kv/load/{key}");
+        match client.send(Method::PUT, &url, &[("authorization", &authorization)], value.to_string()).await {
+            Ok(answer) if answer.status.is_success() => acknowledged = Some(value),
+            _ => break,
+        }
+    }
+    vec![(key, acknowledged, maybe)]
+}
+
+async fn verify(platform: &Platform, journal: &Journal, tally: &mut Tally) -> Result<()> {
+    let client = Client::default();
+    let authorization = format!("Bearer {}", platform.token()?);
+    for (key, (acknowledged, maybe)) in &journal.values {
+        let url = platform.baas(&format!("/kv/load/{key}"));
+        let answer = client.send(Method::GET, &url, &[("authorization", &authorization)], "").await?;
+        let found: u64 = answer.text().parse().unwrap_or_default();
+        if found < *acknowledged || (found > *acknowledged && maybe.is_none_or(|m| found > m)) {
+            eprintln!("{key}: acknowledged {acknowledged}, found {found}, in flight {maybe:?}");
+            tally.writes_lost += 1;
+        }
+    }
+    let versions = platform.cli(&["versions", "hello", "--output", "json"]).await?;
+    if journal.revisions.is_empty() && versions.code != 0 {
+        return Ok(());
+    }
+    for revision in &journal.revisions {
+        ensure!(
+            versions.stdout.contains(revision.as_str()),
+            "acknowledged revision {revision} is gone: {}",
+            versions.stdout
+        );
+    }
+    let answer = client.get(&platform.url("/function/hello")).await?;
+    ensure!(answer.status == 200, "hello answers {}: {}", answer.status, answer.text());
+    Ok(())
+}
+
+/// After all rounds every file in the data folder belongs to something.
+async fn orphans(platform: &Platform) -> Result<()> {
+    let state = platform.data().join("state");
+    let versions = platform.cli(&["versions", "hello", "--output", "json"]).await?;
+    for folder in ["blobs", "compiled"] {
+        for name in files_below(&state.join(folder))? {
+            let digest: String = name.chars().take(64).collect();
+            ensure!(versions.stdout.contains(&digest), "orphan file {folder}/{name}");
+        }
+    }
+    Ok(())
+}
+
+fn files_below(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.extend(files_below(&entry.path())?);
+        } else {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn report(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
+    tally.starts_ms.sort_unstable();
+    let median = tally.starts_ms.get(tally.starts_ms.len() / 2).copied().unwrap_or_default();
+    let worst = tally.starts_ms.last().copied().unwrap_or_default();
+    println!(
+        "kills {}, fill {} MiB: {} writes acknowledged, {} lost; {} deploys acknowledged, 0 half-deployed, 0 orphan files; ready after {median} ms (median), {worst} ms (worst)",
+        arguments.rounds, arguments.fill_mib, tally.writes_acknowledged, tally.writes_lost, tally.deploys
+    );
+    if tally.writes_lost > 0 {
+        bail!("{} acknowledged writes were lost", tally.writes_lost);
+    }
+    if worst > START_BOUND.as_millis() {
+        bail!("a start took {worst} ms, over {} ms", START_BOUND.as_millis());
+    }
+    Ok(())
+}
