@@ -28,7 +28,7 @@ apt_install() {
 command -v cc >/dev/null || apt_install gcc libc6-dev
 command -v curl >/dev/null || apt_install curl
 command -v cargo >/dev/null || {
-    say "cargo is missing: install rustup (your system's package or rustup.rs), then run this again"
+    say "cargo is missing: install rustup, then run this again"
     exit 1
 }
 if command -v rustup >/dev/null; then
