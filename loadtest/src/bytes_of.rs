@@ -16,9 +16,20 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     out
 }
 
+/// Returns bytes as lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::noise;
+    use super::{hex, noise};
+
+    #[test]
+    fn hexadecimal_digits_are_two_a_byte() {
+        assert_eq!(hex(&[0, 15, 255]), "000fff");
+    }
 
     #[test]
     fn the_same_seed_gives_the_same_bytes() {

@@ -3,10 +3,26 @@
 //!
 //! **Never knows** the crates it judges; it speaks HTTP, AMQP and signals only.
 
+pub mod arrivals;
+pub mod azure;
 pub mod broker;
 pub mod bytes_of;
+pub mod connections;
 pub mod cpu;
 pub mod http;
+pub mod keep_alive;
+pub mod latency;
 pub mod load;
+pub mod machine;
+pub mod open_loop;
+pub mod outcome;
+pub mod pace;
+pub mod plan;
 pub mod platform;
+pub mod ratios;
+pub mod runner;
 pub mod samples;
+pub mod scenario;
+pub mod tally;
+pub mod target;
+pub mod watch;

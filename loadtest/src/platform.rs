@@ -15,6 +15,8 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 /// How to start a platform.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// The `faas` program; default the one built beside this program.
+    pub binary: Option<PathBuf>,
     /// More flags for `faas up`.
     pub flags: Vec<String>,
     /// More environment.
@@ -60,6 +62,12 @@ pub fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
+impl Options {
+    fn binary(&self) -> Result<PathBuf> {
+        self.binary.clone().map_or_else(binary, Ok)
+    }
+}
+
 impl Platform {
     /// Starts a platform over the data folder `data` and waits until it is ready.
     ///
@@ -73,7 +81,7 @@ impl Platform {
         std::fs::create_dir_all(data)?;
         let log = std::fs::File::options().create(true).append(true).open(data.join("platform.log"))?;
         let begun = Instant::now();
-        let mut child = Command::new(binary()?)
+        let mut child = Command::new(options.binary()?)
             .args(["up", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--baas", "127.0.0.1:0"])
             .arg("--data")
             .arg(data.join("state"))
@@ -154,7 +162,7 @@ impl Platform {
     /// # Errors
     /// When it cannot be run.
     pub async fn cli_in(&self, folder: &Path, args: &[&str]) -> Result<CliOutcome> {
-        let output = Command::new(binary()?)
+        let output = Command::new(self.options.binary()?)
             .args(args)
             .current_dir(folder)
             .env("FAAS_URL", self.control(""))

@@ -1,13 +1,17 @@
-//! Where the sample functions are, and small manifests made on the spot.
+//! Where the sample functions and this crate's own guest are, and small manifests made on the spot.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+/// The guest that takes memory, computation and time as it is told.
+pub const WORK: &str = "work";
+
 /// Returns the folder of a sample function.
 #[must_use]
 pub fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../functions").join(name)
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if name == WORK { own.join("guests").join(name) } else { own.join("../functions").join(name) }
 }
 
 /// Returns the built component of a sample.
