@@ -17,6 +17,9 @@ use crate::scenario::Scenario;
 /// Longest wait for `wasmtime serve` to listen: it compiles first.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Most functions of one manifest, as the platform has it.
+const MANIFEST_FUNCTIONS_MAX: usize = 64;
+
 /// Where requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
@@ -125,16 +128,18 @@ async fn start_platform(binary: Option<PathBuf>, flags: &[String], scenario: &Sc
     let platform = Platform::start(folder.path(), Options { binary, flags: all, env: Vec::new() }).await?;
     let code = folder.path().join("code");
     std::fs::create_dir_all(&code)?;
-    std::fs::write(code.join("faas.toml"), manifest(scenario)?)?;
-    platform.deploy(&code).await?;
+    for manifest in manifests(functions(scenario)?)? {
+        std::fs::write(code.join("faas.toml"), manifest)?;
+        platform.deploy(&code).await?;
+    }
     let authority = platform.ready().functions.clone();
     let address = Address { authority, prefix: "/function/{function}".into() };
     let pid = Some(platform.ready().pid);
     Ok(Target { address, pid, platform: Some(platform), _child: None, _folder: Some(folder) })
 }
 
-/// Returns one manifest of all functions of a scenario.
-fn manifest(scenario: &Scenario) -> Result<String> {
+/// Returns the settings of all functions of a scenario, by name.
+fn functions(scenario: &Scenario) -> Result<toml::Table> {
     let mut functions = toml::Table::new();
     let mut add = |name: String, sample: &str, mut settings: toml::Table| -> Result<()> {
         let component = samples::component(sample)?.canonicalize()?;
@@ -153,9 +158,19 @@ fn manifest(scenario: &Scenario) -> Result<String> {
             add(name, function.sample.as_deref().unwrap_or(&function.name), function.settings.clone())?;
         }
     }
-    let mut manifest = toml::Table::new();
-    manifest.insert("functions".into(), functions.into());
-    Ok(toml::to_string(&manifest)?)
+    Ok(functions)
+}
+
+/// Returns manifests of all functions, none larger than a manifest may be.
+fn manifests(functions: toml::Table) -> Result<Vec<String>> {
+    let mut manifests = Vec::new();
+    let mut left = functions.into_iter().peekable();
+    while left.peek().is_some() {
+        let some: toml::Table = left.by_ref().take(MANIFEST_FUNCTIONS_MAX).collect();
+        let manifest: toml::Table = [("functions".to_owned(), some.into())].into_iter().collect();
+        manifests.push(toml::to_string(&manifest)?);
+    }
+    Ok(manifests)
 }
 
 async fn start_wasmtime(program: &Path, flags: &[String], scenario: &Scenario) -> Result<Target> {
@@ -220,6 +235,14 @@ mod tests {
         for wrong in ["h:1", "https://h:1/", "http://h/", "http://:1/", "http://h:99999/"] {
             assert!(Address::parse(wrong).unwrap_err().to_string().contains(wrong), "{wrong}");
         }
+    }
+
+    #[test]
+    fn many_functions_are_spread_over_manifests() {
+        let many: toml::Table = (0..129).map(|n| (format!("f-{n}"), toml::Table::new().into())).collect();
+        let manifests = manifests(many).unwrap();
+        let counts: Vec<_> = manifests.iter().map(|m| m.matches("[functions.").count()).collect();
+        assert_eq!(counts, [64, 64, 1]);
     }
 
     #[test]

@@ -198,14 +198,16 @@ fn a_late_or_busy_generator_flags_itself() {
 #[tokio::test]
 async fn a_generator_that_is_held_up_reports_its_lag_and_counts_it_as_latency() {
     let address = serve(Habit::Answer).await;
-    let held = tokio::spawn(run(plan(100, Duration::from_millis(1)), &address.clone(), BOUNDS));
-    tokio::task::yield_now().await;
-    // The one thread of this test computes for a while, as an overloaded generator would.
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(200) {
-        std::hint::spin_loop();
-    }
-    let report = held.await.unwrap().unwrap();
+    let hold = async {
+        tokio::task::yield_now().await;
+        // The one thread of this test computes for a while, as an overloaded generator would.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(200) {
+            std::hint::spin_loop();
+        }
+    };
+    let (report, ()) = tokio::join!(run(plan(100, Duration::from_millis(1)), &address, BOUNDS), hold);
+    let report = report.unwrap();
     assert!(report.generator.lag.max_us > 80_000, "{:?}", report.generator.lag);
     assert!(report.tallies.total().latency.max_us >= report.generator.lag.p99_us);
     assert!(report.generator.flags[0].contains("generator late"), "{:?}", report.generator.flags);
