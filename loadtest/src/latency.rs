@@ -83,6 +83,7 @@ mod tests {
 
     /// The value at 1-based rank ⌈share × n⌉ of the sorted values.
     fn exact(sorted: &[u64], share: f64) -> u64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank within the length")]
         let rank = (share * sorted.len() as f64).ceil() as usize;
         sorted[rank.clamp(1, sorted.len()) - 1]
     }

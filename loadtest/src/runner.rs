@@ -100,13 +100,15 @@ fn economy(scenario: &Scenario, report: &Report, seen: Option<&Seen>) -> Result<
         let cold_starts = report.tallies.total().cold_starts;
         let mut cost = Cost { cold_starts, cold_share: keep_alive::cold_share(&lives, cold_starts), ..Cost::default() };
         for (function, seconds) in &seen.instance_seconds {
-            // The platform names a function with its namespace.
-            let name = function.rsplit('/').next().unwrap_or(function);
+            let memory = memory.get(function.as_str());
+            let memory =
+                memory.with_context(|| format!("the platform tells of function {function:?}, which is none"))?;
             cost.instance_seconds += seconds;
-            cost.instance_mib_seconds += seconds * memory.get(name).copied().unwrap_or_default();
+            cost.instance_mib_seconds += seconds * memory;
         }
-        cost
+        anyhow::Ok(cost)
     });
+    let platform = platform.transpose()?;
     let keep_s = FIXED_KEEP_ALIVE_S / shape.speedup;
     let mut economy = keep_alive::economy(&lives, keep_s, shape.seconds.as_secs_f64(), platform);
     economy.platform_resident_mib_seconds = seen.map(|s| s.resident_mib_seconds);

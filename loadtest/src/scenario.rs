@@ -199,7 +199,7 @@ impl Scenario {
     /// With the file and the key or value that is wrong.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read scenario {}", path.display()))?;
-        let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
+        let folder = path.parent().unwrap_or_else(|| Path::new(".")).to_owned();
         Self::parse(&text, folder).with_context(|| format!("scenario {}", path.display()))
     }
 

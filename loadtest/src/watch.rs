@@ -111,13 +111,14 @@ impl Seen {
     }
 }
 
-/// Returns the values of a metric by their label `function`, from the Prometheus text format.
+/// Returns the values of a metric by function (its label is `NAME.NAMESPACE`), from the Prometheus text format.
 fn gauges(text: &str, name: &str) -> Vec<(String, f64)> {
     let lines = text.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix('{'));
     let parsed = lines.filter_map(|rest| {
         let (labels, value) = rest.rsplit_once('}')?;
         let function = labels.split(',').find_map(|l| l.trim().strip_prefix("function=\""))?;
-        Some((function.trim_end_matches('"').to_owned(), value.trim().parse().ok()?))
+        let name = function.trim_end_matches('"').split('.').next()?;
+        Some((name.to_owned(), value.trim().parse().ok()?))
     });
     parsed.collect()
 }
@@ -128,9 +129,9 @@ mod tests {
 
     #[test]
     fn gauges_are_read_by_function() {
-        let text = "# TYPE faas_instances gauge\nfaas_instances{function=\"default/a\"} 2\nfaas_instances_other{function=\"x\"} 9\n\
+        let text = "# TYPE faas_instances gauge\nfaas_instances{function=\"a.default\"} 2\nfaas_instances_other{function=\"x\"} 9\n\
                     faas_instances{part=\"p\",function=\"b\"} 0.5\nfaas_instances 7\n";
-        let expected = vec![("default/a".to_owned(), 2.0), ("b".to_owned(), 0.5)];
+        let expected = vec![("a".to_owned(), 2.0), ("b".to_owned(), 0.5)];
         assert_eq!(gauges(text, "faas_instances"), expected);
     }
 
