@@ -5,7 +5,7 @@ use faas_model::{Body, CallId, Component, Problem, Reason, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body as _;
 
-use super::fields;
+use super::{Config, fields};
 
 const CALL_ID: HeaderName = HeaderName::from_static(headers::CALL_ID);
 const ORIGIN: HeaderName = HeaderName::from_static(headers::ORIGIN);
@@ -13,11 +13,15 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static(headers::SERVER_TIMING
 const FUNCTION: HeaderValue = HeaderValue::from_static("function");
 
 /// Answers with what the function replied. `head` says that the request was a HEAD.
-pub(super) fn from_reply(call: CallId, call_text: HeaderValue, reply: Reply, head: bool) -> Response<Body> {
+pub(super) fn from_reply(
+    config: &Config,
+    call: CallId,
+    call_text: HeaderValue,
+    reply: Reply,
+    head: bool,
+) -> Response<Body> {
     let Reply { mut response, timings, .. } = reply;
-    let status = response.status();
-    if status.is_informational() {
-        let detail = format!("the function answered {}, which ends no request", status.as_u16());
+    if let Some(detail) = unfit(&response, config) {
         let problem = Problem::new(Component::Function, Reason::BadReply, detail).with_call(call);
         return with_timings(problem.into_response(), &timings);
     }
@@ -26,6 +30,16 @@ pub(super) fn from_reply(call: CallId, call_text: HeaderValue, reply: Reply, hea
     response.headers_mut().insert(CALL_ID, call_text);
     response.headers_mut().insert(ORIGIN, FUNCTION);
     with_timings(response, &timings)
+}
+
+/// Returns why the head of an answer cannot be passed on.
+fn unfit(response: &Response<Body>, config: &Config) -> Option<String> {
+    let (status, fields, max) = (response.status(), response.headers().len(), config.answer_headers_max);
+    if status.is_informational() {
+        return Some(format!("the function answered {}, which ends no request", status.as_u16()));
+    }
+    let over = || format!("the function's answer has {fields} header fields, the bound answer_headers_max is {max}");
+    (fields > max).then(over)
 }
 
 /// Answers with why there is no reply.
@@ -104,7 +118,33 @@ fn push_millis(text: &mut String, micros: u128) {
 
 #[cfg(test)]
 mod tests {
+    use faas_model::{Digest, RevisionId};
+
     use super::*;
+
+    #[test]
+    fn an_answer_with_more_header_fields_than_the_bound_is_no_valid_answer() {
+        let config = Config { answer_headers_max: 3, ..Config::default() };
+        let answer = |fields: usize| {
+            let mut response = Response::new(Body::Empty);
+            for n in 0..fields {
+                // Values of one name count one by one.
+                response.headers_mut().append("x-same", HeaderValue::from(n));
+            }
+            let revision = RevisionId(Digest::of(b"revision"));
+            let reply = Reply { response, timings: Timings::default(), revision };
+            from_reply(&config, CallId::fresh(), HeaderValue::from_static("call"), reply, false)
+        };
+        assert_eq!(answer(3).status(), StatusCode::OK);
+        let refused = answer(4);
+        assert_eq!(refused.status(), StatusCode::BAD_GATEWAY);
+        let Body::Full(bytes) = refused.into_body() else { panic!("a problem is small") };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(
+            text.contains("bad_reply") && text.contains("4 header fields, the bound answer_headers_max is 3"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn times_are_milliseconds_with_three_decimals() {

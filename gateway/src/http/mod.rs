@@ -41,11 +41,14 @@ pub struct Config {
     pub trust_forwarded: bool,
     /// Most parameters of a query; default 100.
     pub query_parameters_max: usize,
+    /// Most header fields of a function's answer, those of the platform not counted; default 100,
+    /// which is as many as common clients take.
+    pub answer_headers_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { trust_forwarded: false, query_parameters_max: 100 }
+        Self { trust_forwarded: false, query_parameters_max: 100, answer_headers_max: 100 }
     }
 }
 
@@ -98,7 +101,7 @@ impl Door {
         let observed = Observed::new(known.clone());
         let head = *request.method() == ::http::Method::HEAD;
         let response = match self.invoke(call, request, peer, &found, &known).await {
-            Ok((reply, call_text)) => answer::from_reply(call, call_text, reply, head),
+            Ok((reply, call_text)) => answer::from_reply(&self.config, call, call_text, reply, head),
             Err(refused) => *refused,
         };
         debug!(%call, function = %found.entry.function, status = response.status().as_u16(), "request answered");
