@@ -9,6 +9,7 @@ pub mod broker;
 pub mod bytes_of;
 pub mod connections;
 pub mod cpu;
+pub mod hostile;
 pub mod http;
 pub mod keep_alive;
 pub mod latency;

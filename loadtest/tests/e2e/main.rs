@@ -3,6 +3,7 @@
 
 mod crash;
 mod deploys;
+mod hostile;
 mod invoking;
 mod messages;
 mod safety;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, reason = "the report on stdout is what this program is for")]
 
+mod hostile;
 mod kills;
 mod messages;
 
@@ -17,6 +18,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Suite {
+    /// Runs hostile guests beside neighbours under load and checks that nobody else notices.
+    Hostile(hostile::Arguments),
     /// Kills the platform with SIGKILL under load, again and again, and checks what it promised to keep.
     Kills(kills::Arguments),
     /// Sends numbered messages while broker and platform are killed, and counts effects.
@@ -26,6 +29,7 @@ enum Suite {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Arguments::parse().suite {
+        Suite::Hostile(arguments) => hostile::run(arguments).await,
         Suite::Kills(arguments) => kills::run(arguments).await,
         Suite::Messages(arguments) => messages::run(arguments).await,
     }

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "hostile guests misbehave, and generated bindings need it")]
 
+mod abuse;
 mod hostile;
 mod state;
 
@@ -54,7 +55,7 @@ impl Guest for Trial {
             "/panic" => panic!("the guest's words"),
             "/exit" => std::process::exit(query.parse().unwrap_or(1)),
             _ if path.starts_with("/state/") => text(out, &state::run(path, query)),
-            _ => hostile::run(path, query, out),
+            _ => abuse::run(path, query, request, out),
         }
     }
 }
@@ -101,11 +102,13 @@ pub(crate) fn stream(
 fn echo(request: IncomingRequest, out: ResponseOutparam) {
     let incoming = request.consume().expect("the body is taken once");
     let source = incoming.stream().expect("the stream is taken once");
-    stream(out, response(&[]), |sink| loop {
-        match sink.blocking_splice(&source, 64 << 10) {
-            Ok(_) => {}
-            Err(StreamError::Closed) => return Ok(()),
-            Err(error) => return Err(error),
+    stream(out, response(&[]), |sink| {
+        loop {
+            match sink.blocking_splice(&source, 64 << 10) {
+                Ok(_) => {}
+                Err(StreamError::Closed) => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
     });
 }

@@ -25,6 +25,11 @@ pub(crate) fn run(path: &str, query: &str) -> String {
         "/state/fill" => fill(query).unwrap_or_else(|e| show(&e)),
         "/state/many" => many(query).unwrap_or_else(|e| show(&e)),
         "/state/handles" => handles(query).unwrap_or_else(|e| show(&e)),
+        "/state/huge-value" => huge_value(query).unwrap_or_else(|e| show(&e)),
+        "/state/flood" => flood(query).unwrap_or_else(|e| show(&e)),
+        "/state/buckets" => buckets(),
+        "/state/forge" => forge(query).unwrap_or_else(|e| show(&e)),
+        "/state/read-loop" => read_loop(query).unwrap_or_else(|e| show(&e)),
         "/state/cursor" => cursor(query).unwrap_or_else(|e| show(&e)),
         _ => "unknown".into(),
     }
@@ -122,4 +127,48 @@ fn handles(bucket: &str) -> Result<String, Error> {
 
 fn cursor(bucket: &str) -> Result<String, Error> {
     store::open(bucket)?.list_keys(Some("nonsense")).map(|_| "listed".into())
+}
+
+fn huge_value(bucket: &str) -> Result<String, Error> {
+    store::open(bucket)?.set("huge", &vec![b'x'; 4 << 20]).map(|()| "set".into())
+}
+
+/// Writes until the call is ended.
+fn flood(bucket: &str) -> Result<String, Error> {
+    let bucket = store::open(bucket)?;
+    for n in 0_u64.. {
+        bucket.set(&format!("flood-{}", n % 16), &[b'x'; 1024])?;
+    }
+    Ok("flooded".into())
+}
+
+/// Asks for buckets of all kinds of names, and says how many were opened.
+fn buckets() -> String {
+    let odd = ["", ".", "..", "../ledger", "default/ledger", "ledger\0", "LEDGER", "a/../ledger"];
+    let opened = odd.iter().filter(|name| store::open(name).is_ok()).count();
+    (0..5000).filter(|n| store::open(&format!("bucket-{n}")).is_ok()).count().saturating_add(opened).to_string()
+}
+
+/// Lists with cursors that were never given out, and says how many foreign keys were seen.
+fn forge(bucket: &str) -> Result<String, Error> {
+    let bucket = store::open(bucket)?;
+    bucket.set("own", b"1")?;
+    let name: String = b"ledger".iter().map(|byte| format!("{byte:02x}")).collect();
+    let forged = ["00", "ff", "0000000000000000", "ffffffffffffffff", &name, &format!("{name}00"), &"00".repeat(2048)];
+    let mut foreign = 0;
+    for cursor in forged {
+        if let Ok(page) = bucket.list_keys(Some(cursor)) {
+            foreign += page.keys.iter().filter(|key| *key == "count").count();
+        }
+    }
+    Ok(format!("foreign {foreign}"))
+}
+
+/// Reads a large value until the call is ended.
+fn read_loop(bucket: &str) -> Result<String, Error> {
+    let bucket = store::open(bucket)?;
+    bucket.set("big", &vec![b'x'; 1 << 20])?;
+    loop {
+        core::hint::black_box(bucket.get("big")?);
+    }
 }
