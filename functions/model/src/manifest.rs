@@ -50,6 +50,8 @@ pub struct Source {
     pub probe: Option<String>,
     /// The state buckets this function may open. Others do not exist for it.
     pub state: BTreeSet<Name>,
+    /// Where the function may send requests. Everything else is refused.
+    pub egress: BTreeSet<EgressRule>,
     /// What invokes the function beside `/function/NAME`.
     pub trigger: Triggers,
 }
@@ -279,6 +281,8 @@ pub struct FunctionSpec {
     pub probe: Option<String>,
     /// The granted state buckets.
     pub state: BTreeSet<Name>,
+    /// Where it may send requests.
+    pub egress: BTreeSet<EgressRule>,
     /// What invokes the function.
     pub trigger: Triggers,
 }
@@ -337,6 +341,7 @@ impl Source {
             reuse: self.reuse,
             probe: self.probe.clone(),
             state: self.state.clone(),
+            egress: self.egress.clone(),
             trigger: self.trigger.clone(),
         }
     }
@@ -384,6 +389,9 @@ pub fn with_nearest_key(message: &str) -> String {
 }
 
 mod check;
+mod egress;
+
+pub use egress::{EGRESS_ENTRIES_MAX, EgressError, EgressRule, EgressScheme, Host, Hosts};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The bounds of a manifest, each named in its error.
 
-use super::{FunctionSpec, ManifestError, Triggers};
+use super::{EGRESS_ENTRIES_MAX, FunctionSpec, ManifestError, Triggers};
 use crate::AliasSettings;
 use crate::units::{ByteSize, Millis};
 
@@ -44,6 +44,7 @@ impl FunctionSpec {
             }
         }
         within("number of state buckets", self.state.len(), 0, 64, "at most 64")?;
+        within("number of egress entries", self.egress.len(), 0, EGRESS_ENTRIES_MAX, "at most 64")?;
         if self.probe.as_ref().is_some_and(|p| !is_path(p)) {
             return Err(bound(
                 "probe",

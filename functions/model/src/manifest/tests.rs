@@ -93,6 +93,32 @@ fn every_bound_is_named_at_its_edge() {
 }
 
 #[test]
+fn egress_is_empty_by_default_bounded_and_part_of_the_revision() {
+    let parse = |line: &str| {
+        let manifest = Manifest::parse(&format!("[functions.a]\n{line}\n"));
+        manifest.map(|m| m.functions.into_values().next().unwrap().spec())
+    };
+    let entries = |n: usize| format!("egress = [{}]", (0..n).map(|i| format!("\"a{i}.example\",")).collect::<String>());
+    assert!(parse("").unwrap().egress.is_empty());
+    assert_eq!(parse(&entries(EGRESS_ENTRIES_MAX)).unwrap().egress.len(), EGRESS_ENTRIES_MAX);
+    let message = parse(&entries(EGRESS_ENTRIES_MAX + 1)).unwrap_err().to_string();
+    assert!(message.contains("number of egress entries = 65") && message.contains("at most 64"), "{message}");
+    let message = parse("egress = [\"https://a.com/v1\"]").unwrap_err().to_string();
+    assert!(message.contains("https://a.com/v1") && message.contains("no path"), "{message}");
+
+    let code = Digest::of(b"code");
+    let id = |line: &str| parse(line).unwrap().revision_id(&code);
+    assert_ne!(id("egress = [\"a.com\"]"), id(""));
+    assert_ne!(id("egress = [\"a.com\"]"), id("egress = [\"a.com:443\"]"));
+    let one = id("egress = [\"a.com\", \"fd00::/8\"]");
+    assert_eq!(id("egress = [\"[fd00::]/8\", \"a.com\", \"a.com\"]"), one, "neither order nor spelling matters");
+    let spec = parse("egress = [\"a.com\", \"10.0.0.0/8:5432\"]").unwrap();
+    let canonical = String::from_utf8(spec.canonical()).unwrap();
+    assert!(canonical.contains(r#""egress":["10.0.0.0/8:5432","a.com"]"#), "{canonical}");
+    assert_eq!(serde_json::from_str::<FunctionSpec>(&canonical).unwrap(), spec);
+}
+
+#[test]
 fn names_of_functions_follow_the_grammar() {
     assert!(error("[functions.\"../x\"]\n").contains("not valid"));
     assert!(error("").contains("functions"));
