@@ -1,9 +1,11 @@
 //! What a runtime can do: [`Runtime`] installs and prepares code, [`Prepared`]
-//! starts instances, [`Instance`] invokes, stops and tells its usage.
+//! starts instances, [`Instance`] invokes, stops and tells its usage; and what
+//! every runtime gives its functions: [`logs`], and [`egress`], the way out.
 //!
 //! **Never knows** any engine, pool, route or store.
 
 pub mod conformance;
+pub mod egress;
 pub mod logs;
 pub mod scripted;
 
