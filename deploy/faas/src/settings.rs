@@ -35,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) repo: faas_repo::Config,
     pub(crate) store: faas_store::EmbeddedConfig,
     pub(crate) wasm: faas_runtime_wasm::Config,
+    pub(crate) egress: faas_runtime::egress::Config,
     pub(crate) logs: faas_runtime::logs::LogConfig,
     pub(crate) amqp: faas_gateway::amqp::Config,
 }

@@ -2,6 +2,7 @@
 
 mod config;
 pub(crate) mod keyvalue;
+pub(crate) mod outgoing;
 
 use wasmtime::Engine;
 use wasmtime::component::{HasData, Linker};

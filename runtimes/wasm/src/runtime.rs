@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 
 use faas_model::manifest::RuntimeKind;
 use faas_model::{CallId, Digest, Name, Reason};
+use faas_runtime::egress::{Egress, Outlet};
 use faas_runtime::logs::CallLog;
 use faas_runtime::{Code, Prepared, Runtime, RuntimeError, Started, Unit};
 use faas_store::bucket::Buckets;
@@ -21,6 +22,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use crate::call::{Guest, try_out};
 use crate::compile::{Compiler, internal};
 use crate::host::keyvalue::Grants;
+use crate::host::outgoing::Hooks;
 use crate::instance::{Linked, WasmInstance};
 use crate::lane::Lane;
 use crate::loaded::{Cache, Loaded, load};
@@ -41,6 +43,7 @@ pub(crate) struct Engines {
     pub clock: Arc<AtomicU64>,
     pub lane: Arc<Lane>,
     pub buckets: Buckets,
+    egress: Egress,
     /// The memory of all guests.
     memory: Arc<Budget>,
     slots: Slots,
@@ -56,6 +59,7 @@ pub(crate) struct Revision {
     pub env: Arc<[(String, String)]>,
     pub granted: Arc<BTreeSet<Name>>,
     pub ticks_max: u32,
+    outlet: Arc<Outlet>,
     slots: FunctionSlots,
 }
 
@@ -70,6 +74,7 @@ impl WasmRuntime {
         compiled_dir: PathBuf,
         compile_command: CompileCommand,
         buckets: Buckets,
+        egress: Egress,
     ) -> Result<Arc<Self>, RuntimeError> {
         let engine = engine::running(&config).map_err(|e| internal("make the Wasm engine", &format!("{e:#}")))?;
         let compatibility = engine::compatibility(&engine);
@@ -81,7 +86,7 @@ impl WasmRuntime {
         let lane = Arc::new(lane);
         let memory = Arc::new(Budget::new(share::memory_total(&config)));
         let (slots, cache) = (Slots::new(&config), Cache::new());
-        let engines = Engines { config, engine, clock, lane, buckets, memory, slots, linker, compiler, cache };
+        let engines = Engines { config, engine, clock, lane, buckets, egress, memory, slots, linker, compiler, cache };
         Ok(Arc::new(Self { engines: Arc::new(engines) }))
     }
 }
@@ -115,7 +120,8 @@ impl Runtime for WasmRuntime {
         let ticks_max = u32::try_from(ticks).unwrap_or(u32::MAX);
         let engines = Arc::clone(&self.engines);
         let slots = engines.slots.of(&unit.function);
-        Ok(Arc::new(Ready(Arc::new(Revision { engines, unit, env, granted, ticks_max, slots }))))
+        let outlet = Arc::new(engines.egress.outlet(&unit.function, &unit.spec.egress));
+        Ok(Arc::new(Ready(Arc::new(Revision { engines, unit, env, granted, ticks_max, outlet, slots }))))
     }
 }
 
@@ -185,7 +191,7 @@ impl Revision {
     /// # Errors
     /// `queue_full` when there is no slot for it.
     pub(crate) fn store(&self, call: CallId, linked: &Linked) -> Result<Made, RuntimeError> {
-        let Self { engines, unit, env, granted, ticks_max, slots } = self;
+        let Self { engines, unit, env, granted, ticks_max, outlet, slots } = self;
         let slot = slots.take(linked.slots)?;
         let log = Arc::new(unit.logs.call(call));
         let meter = Arc::new(Meter::new(Arc::clone(&engines.clock), *ticks_max));
@@ -197,7 +203,9 @@ impl Revision {
             until: Instant::now() + unit.spec.timeout.run.duration(),
         };
         let limiter = Limiter::new(unit.spec.limits.memory.0, &engines.memory);
-        let state = State::new(env, &log, Arc::clone(&meter), grants, limiter, engines.config.resources_max, slot);
+        let hooks = Hooks::new(outlet, &log);
+        let state =
+            State::new(env, (&log, hooks), Arc::clone(&meter), grants, limiter, engines.config.resources_max, slot);
         Ok((Store::new(&engines.engine, state), log, meter))
     }
 }

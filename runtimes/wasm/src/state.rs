@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use faas_runtime::logs::{CallLog, Stream};
-use http::HeaderName;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::engine::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use crate::failure::Denied;
 use crate::host::keyvalue::Grants;
+use crate::host::outgoing::Hooks;
 use crate::meter::Meter;
 use crate::output::Output;
 use crate::share::{Budget, Slot};
@@ -20,8 +20,6 @@ use crate::share::{Budget, Slot};
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of one list of headers at most.
 const FIELDS_BYTES_MAX: usize = 64 << 10;
-/// Bytes of one write to a body at most; a guest waits when two of them are not taken yet.
-const BODY_CHUNK_BYTES: usize = 64 << 10;
 /// Bytes that one host call may copy out of the guest at most.
 pub(crate) const HOSTCALL_BYTES_MAX: usize = 8 << 20;
 
@@ -41,7 +39,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(
         env: &Arc<[(String, String)]>,
-        log: &Arc<CallLog>,
+        (log, hooks): (&Arc<CallLog>, Hooks),
         meter: Arc<Meter>,
         grants: Grants,
         limiter: Limiter,
@@ -60,17 +58,7 @@ impl State {
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(resources_max.clamp(32, 100_000) as usize);
-        Self {
-            wasi: wasi.build(),
-            http,
-            hooks: Hooks,
-            table,
-            limiter,
-            meter,
-            env: Arc::clone(env),
-            grants,
-            _slot: slot,
-        }
+        Self { wasi: wasi.build(), http, hooks, table, limiter, meter, env: Arc::clone(env), grants, _slot: slot }
     }
 }
 
@@ -150,30 +138,6 @@ impl ResourceLimiter for Limiter {
 
     fn memories(&self) -> usize {
         MEMORIES_MAX as usize
-    }
-}
-
-/// Outgoing requests: refused until there is a policy that can allow some.
-struct Hooks;
-
-type Sent = Result<(http::Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;
-
-impl WasiHttpHooks for Hooks {
-    fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
-        wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS.contains(name)
-    }
-
-    fn send_request(
-        &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
-        _done: Box<dyn Future<Output = Result<(), Error>> + Send>,
-    ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(std::future::ready(Err(Error::HttpRequestDenied)))
-    }
-
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        BODY_CHUNK_BYTES
     }
 }
 

@@ -6,7 +6,7 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use common::{Machine, code, compiler, guest};
+use common::{Machine, code, compiler, egress, guest};
 use faas_model::Reason;
 use faas_model::units::{ByteSize, Millis};
 use faas_runtime::{Runtime as _, RuntimeError};
@@ -101,7 +101,7 @@ async fn a_compiler_that_cannot_start_is_the_platforms_fault() {
     for program in ["/nonexistent", "/bin/false"] {
         let command = CompileCommand { program: program.into(), args: Vec::new() };
         let buckets = Buckets::new(std::sync::Arc::new(Memory::default()));
-        let runtime = WasmRuntime::new(small(), dir.path().join("compiled"), command, buckets).unwrap();
+        let runtime = WasmRuntime::new(small(), dir.path().join("compiled"), command, buckets, egress()).unwrap();
         assert!(runtime.install(&code(guest())).await.is_err());
     }
 }
@@ -163,7 +163,7 @@ async fn the_folder_is_private_and_cleared_of_what_is_not_of_this_build() {
     std::fs::write(compiled.join("abc-0000000000000000.cwasm"), "of another build").unwrap();
     let open = || {
         let buckets = Buckets::new(std::sync::Arc::new(Memory::default()));
-        WasmRuntime::new(small(), compiled.clone(), compiler(), buckets).unwrap()
+        WasmRuntime::new(small(), compiled.clone(), compiler(), buckets, egress()).unwrap()
     };
     let count = || std::fs::read_dir(&compiled).unwrap().count();
     let runtime = open();

@@ -13,6 +13,7 @@ use faas_gateway::{amqp, http as gateway};
 use faas_model::{Body, Component, FunctionName, Name};
 use faas_repo::FolderRepo;
 use faas_runtime::Runtime;
+use faas_runtime::egress::Egress;
 use faas_runtime::logs::LogBook;
 use faas_runtime_wasm::{CompileCommand, WasmRuntime};
 use faas_store::bucket::Buckets;
@@ -126,7 +127,9 @@ async fn open_service(
         .map_err(|e| cannot("the code repository", &e, hint))?;
     // Whatever happens to this program's file meanwhile: this very program compiles.
     let compile = CompileCommand { program: "/proc/self/exe".into(), args: vec!["__compile".into()] };
-    let wasm = WasmRuntime::new(settings.wasm.clone(), data.folder("compiled")?, compile, buckets)
+    let egress = Egress::open(settings.egress.clone())
+        .map_err(|e| cannot("the way out", &e, "see the keys of [egress] in `faas config`"))?;
+    let wasm = WasmRuntime::new(settings.wasm.clone(), data.folder("compiled")?, compile, buckets, egress)
         .map_err(|e| cannot("the wasm runtime", &e, "see the keys of [wasm] in `faas config`"))?;
     let runtimes: Vec<Arc<dyn Runtime>> = vec![wasm];
     FunctionService::open(settings.functions.clone(), Arc::new(repo), runtimes, logs)

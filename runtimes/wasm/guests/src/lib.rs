@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "hostile guests misbehave, and generated bindings need it")]
 
 mod abuse;
+mod fetch;
 mod hostile;
 mod state;
 
@@ -54,6 +55,7 @@ impl Guest for Trial {
             "/trap" => trap(),
             "/panic" => panic!("the guest's words"),
             "/exit" => std::process::exit(query.parse().unwrap_or(1)),
+            _ if path.starts_with("/fetch/") => fetch::run(path, query, request, out),
             _ if path.starts_with("/state/") => text(out, &state::run(path, query)),
             _ => abuse::run(path, query, request, out),
         }

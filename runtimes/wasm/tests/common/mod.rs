@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use faas_model::manifest::FunctionSpec;
 use faas_model::{Body, BodyError, CallId, Digest, FunctionName, Name};
+use faas_runtime::egress::{self, Egress};
 use faas_runtime::logs::{LogBook, LogConfig, LogLine};
 use faas_runtime::{Call, Code, Instance, Runtime, RuntimeError, Unit};
 use faas_runtime_wasm::{CompileCommand, Config, WasmRuntime};
@@ -21,6 +22,11 @@ pub const LONG: Duration = Duration::from_secs(30);
 
 pub fn compiler() -> CompileCommand {
     CompileCommand { program: env!("CARGO_BIN_EXE_faas-wasm-compile").into(), args: Vec::new() }
+}
+
+/// A way out with the settings of the platform.
+pub fn egress() -> Egress {
+    Egress::open(egress::Config::default()).unwrap()
 }
 
 /// Builds the trial guest once per test binary; cargo itself knows when nothing is to be done.
@@ -58,7 +64,7 @@ impl Machine {
         let dir = tempfile::tempdir().unwrap();
         let compiled = dir.path().join("compiled");
         let buckets = Buckets::new(Arc::new(Memory::default()));
-        let runtime = WasmRuntime::new(config, compiled, compiler(), buckets).unwrap();
+        let runtime = WasmRuntime::new(config, compiled, compiler(), buckets, egress()).unwrap();
         let book = LogBook::open(dir.path().join("logs"), LogConfig::default()).unwrap();
         Self { dir, runtime, book }
     }
