@@ -65,6 +65,7 @@ impl Registry {
         let bounds = |e: ManifestError| ServiceError::new(Reason::Unprocessable, e.to_string());
         plan.spec.check().map_err(bounds)?;
         plan.settings.check().map_err(bounds)?;
+        plan.spec.check_with(&plan.settings).map_err(bounds)?;
         let unknown = |_| {
             let detail = format!("this server has no {:?} runtime", plan.spec.runtime);
             ServiceError::new(Reason::Unprocessable, detail)
@@ -190,7 +191,7 @@ async fn ask(
 /// A start or an answer that fails at the probe is the code's fault: the same deploy fails again.
 fn refused(reason: Reason, detail: &str) -> ServiceError {
     match reason {
-        Reason::DiskFull | Reason::Internal => ServiceError::new(reason, detail),
+        Reason::DiskFull | Reason::Internal | Reason::Unprocessable => ServiceError::new(reason, detail),
         _ => ServiceError::new(Reason::Unprocessable, format!("{reason}: {detail}")),
     }
 }

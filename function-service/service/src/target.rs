@@ -124,7 +124,7 @@ impl Target {
         Limits {
             min: scale.min as usize,
             max: scale.max.max(1) as usize,
-            concurrency: scale.concurrency.max(1),
+            concurrency: spec.reuse.concurrency(scale.concurrency),
             depth: spec.queue.depth as usize,
             idle: positive(scale.idle.duration()),
             wait: positive(spec.queue.wait.duration()),

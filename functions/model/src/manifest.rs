@@ -71,7 +71,7 @@ pub struct Build {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum RuntimeKind {
-    /// A WebAssembly component that exports `wasi:http/incoming-handler`.
+    /// A WebAssembly component that exports `wasi:http/incoming-handler` 0.2 or `wasi:http/handler` 0.3.
     #[default]
     Wasm,
 }
@@ -109,7 +109,7 @@ pub struct Scale {
     pub min: u32,
     /// Instances at most, 1 to 1000; default 10.
     pub max: u32,
-    /// Parallel calls of one instance, 1 to 1000; default 100.
+    /// Parallel calls of one instance, 1 to 1000; default 100. Always 1 with `reuse = "sequential"`.
     pub concurrency: u32,
     /// How long an instance without calls is kept; default 60 s.
     pub idle: Millis,
@@ -190,6 +190,18 @@ pub enum Reuse {
     /// A fresh store per call: nothing of one call is seen by another.
     #[default]
     Never,
+    /// One store per instance, one call at a time: what a call leaves in memory, the next one finds.
+    Sequential,
+    /// One store per instance, several calls at a time; only for components of WASI 0.3.
+    Concurrent,
+}
+
+impl Reuse {
+    /// Returns how many calls an instance takes at once, where the alias allows `concurrency`.
+    #[must_use]
+    pub fn concurrency(self, concurrency: u32) -> u32 {
+        if self == Self::Sequential { 1 } else { concurrency.max(1) }
+    }
 }
 
 /// What invokes a function.
@@ -322,6 +334,7 @@ impl Manifest {
         for source in manifest.functions.values() {
             source.spec().check()?;
             source.settings().check()?;
+            source.spec().check_with(&source.settings())?;
         }
         Ok(manifest)
     }

@@ -1,6 +1,6 @@
 //! The bounds of a manifest, each named in its error.
 
-use super::{EGRESS_ENTRIES_MAX, FunctionSpec, ManifestError, Triggers};
+use super::{EGRESS_ENTRIES_MAX, FunctionSpec, ManifestError, Reuse, Scale, Triggers};
 use crate::AliasSettings;
 use crate::units::{ByteSize, Millis};
 
@@ -53,6 +53,21 @@ impl FunctionSpec {
             ));
         }
         self.trigger.check()
+    }
+
+    /// Checks what the settings of an alias must be for this spec.
+    ///
+    /// # Errors
+    /// [`ManifestError::Bound`] for a concurrency that `reuse = "sequential"` cannot give. The
+    /// default is no such demand, and means 1 there.
+    pub fn check_with(&self, settings: &AliasSettings) -> Result<(), ManifestError> {
+        let wanted = settings.scale.concurrency;
+        if self.reuse == Reuse::Sequential && wanted != 1 && wanted != Scale::default().concurrency {
+            let expected = "1 with reuse = \"sequential\": an instance takes one call at a time, \
+                            and scale.max is how many run at once";
+            return Err(bound("scale.concurrency", wanted, expected));
+        }
+        Ok(())
     }
 }
 

@@ -144,3 +144,32 @@ fn a_spec_survives_its_canonical_form() {
     let spec = FunctionSpec { env: [("A".into(), "1".into())].into(), ..Default::default() };
     assert_eq!(serde_json::from_slice::<FunctionSpec>(&spec.canonical()).unwrap(), spec);
 }
+
+#[test]
+fn an_instance_with_sequential_reuse_takes_one_call_whatever_the_default_says() {
+    let parse = |lines: &str| Manifest::parse(&format!("[functions.a]\n{lines}\n"));
+    for good in ["", "scale = { concurrency = 1 }", "scale = { max = 500 }"] {
+        let manifest = parse(&format!("reuse = \"sequential\"\n{good}")).unwrap();
+        let source = manifest.functions.values().next().unwrap();
+        assert_eq!(source.spec().reuse.concurrency(source.settings().scale.concurrency), 1, "{good}");
+    }
+    let refused = parse("reuse = \"sequential\"\nscale = { concurrency = 8 }").unwrap_err().to_string();
+    assert!(refused.contains("scale.concurrency = 8") && refused.contains("scale.max"), "{refused}");
+    for reuse in ["never", "concurrent"] {
+        let manifest = parse(&format!("reuse = \"{reuse}\"\nscale = {{ concurrency = 8 }}")).unwrap();
+        let source = manifest.functions.values().next().unwrap();
+        assert_eq!(source.spec().reuse.concurrency(source.settings().scale.concurrency), 8);
+    }
+    assert!(error("[functions.a]\nreuse = \"always\"\n").contains("sequential"));
+}
+
+#[test]
+fn reuse_is_part_of_the_revision_and_its_default_keeps_the_old_ones() {
+    let parse = |line: &str| {
+        Manifest::parse(&format!("[functions.a]\n{line}\n")).unwrap().functions.into_values().next().unwrap()
+    };
+    let code = Digest::of(b"code");
+    let base = parse("").spec().revision_id(&code);
+    assert_eq!(parse("reuse = \"never\"").spec().revision_id(&code), base);
+    assert_ne!(parse("reuse = \"sequential\"").spec().revision_id(&code), base);
+}
