@@ -17,53 +17,107 @@ use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 use wasmtime::Store;
+use wasmtime::component::Accessor;
 use wasmtime_wasi_http::WasiHttpView;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::p2::bindings::Proxy;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p3::Request as Request03;
+use wasmtime_wasi_http::p3::bindings::Service;
 
+use crate::contract::{Exports, Pre};
+use crate::crew::Presence;
 use crate::failure::{self, Ended, Signs};
 use crate::lane::{Lane, Task};
 use crate::meter::Meter;
+use crate::outgoing::Outgoing;
 use crate::state::{HOSTCALL_BYTES_MAX, State};
 
-/// The head of an answer with its body, or the error the guest answered with.
-pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+/// The head of an answer with its body, or why it is none.
+pub(crate) type Head = Result<http::Response<Outgoing>, RuntimeError>;
 
 /// How a call failed, for the body of its answer; unset while it runs and after a good end.
 pub(crate) type Failed = Arc<OnceLock<RuntimeError>>;
 
+/// One call, as its guest needs it.
+pub(crate) struct Job {
+    pub request: http::Request<Body>,
+    pub head: oneshot::Sender<Head>,
+    pub failed: Failed,
+    pub log: Arc<CallLog>,
+    pub limits: Limits,
+}
+
 /// Runs the guest to its end in a store of its own.
-pub(crate) async fn run(
-    mut store: Store<State>,
-    proxy: ProxyPre<State>,
-    request: http::Request<Body>,
-    head: oneshot::Sender<Head>,
-    failed: Failed,
-    log: Arc<CallLog>,
-    limits: Limits,
-) -> Ended {
+pub(crate) async fn run(mut store: Store<State>, pre: Pre, job: Job) -> Ended {
+    let Job { request, head, failed, log, limits } = job;
     // Declared after the store, so told before the store's end closes the body.
     let mut told = Told { failed, done: false };
-    let outcome = match enter(&mut store, &proxy, request, head).await {
-        Ok(()) => Ok(()),
-        Err((error, answered)) => ended(&store, &error, answered, &log, &limits),
+    bound(&mut store);
+    let outcome = match pre.instantiate(&mut store).await {
+        Ok(exports) => enter(&mut store, &exports, request, head).await,
+        Err(error) => Err((error, false)),
     };
+    let outcome = outcome.or_else(|(error, answered)| ended(&store, &error, answered, &log, &limits));
     told.tell(&outcome);
     outcome
 }
 
-/// Instantiates the component once, so that what can never start is known before it is called.
-pub(crate) async fn try_out(
-    mut store: Store<State>,
-    proxy: ProxyPre<State>,
-    log: Arc<CallLog>,
-    limits: Limits,
-) -> Ended {
-    bound(&mut store);
-    match proxy.instantiate_async(&mut store).await {
-        Ok(_) => Ok(()),
-        Err(error) => ended(&store, &error, false, &log, &limits),
+/// Runs the guest in a store that took calls before and takes more, if all goes well.
+pub(crate) async fn run_kept(live: &mut Option<Live>, job: Job) -> Ended {
+    let Job { request, head, failed, log, limits } = job;
+    // Out of its place while it runs: a call that is cut, or fails, leaves nothing to go on with.
+    let Some(mut used) = live.take() else { return Err(failure::cut()) };
+    // Declared after the store, so told before the store's end closes the body.
+    let mut told = Told { failed, done: false };
+    used.store.set_epoch_deadline(1);
+    let outcome = enter(&mut used.store, &used.exports, request, head).await;
+    let whole = outcome.is_ok();
+    let outcome = outcome.or_else(|(error, answered)| ended(&used.store, &error, answered, &log, &limits));
+    told.tell(&outcome);
+    if whole {
+        *live = used.rest();
+    }
+    outcome
+}
+
+/// A component in a store, between two calls.
+pub(crate) struct Live {
+    pub store: Store<State>,
+    pub exports: Exports,
+    calls_left: u32,
+}
+
+impl Live {
+    /// Instantiates a component, so that what can never start is known before it is called.
+    pub(crate) async fn new(
+        mut store: Store<State>,
+        pre: &Pre,
+        calls_max: u32,
+        log: &CallLog,
+        limits: &Limits,
+    ) -> Result<Self, RuntimeError> {
+        bound(&mut store);
+        match pre.instantiate(&mut store).await {
+            Ok(exports) => Ok(Self { store, exports, calls_left: calls_max }),
+            Err(error) => {
+                let failed = ended(&store, &error, false, log, limits).err();
+                Err(failed.unwrap_or_else(failure::no_answer))
+            }
+        }
+    }
+
+    /// Tells how the guest ended from the engine's error.
+    pub(crate) fn ended(&self, error: &wasmtime::Error, log: &CallLog, limits: &Limits) -> Ended {
+        ended(&self.store, error, false, log, limits)
+    }
+
+    /// Ends a call; `None` when the store is to take no further one.
+    fn rest(mut self) -> Option<Self> {
+        self.calls_left = self.calls_left.saturating_sub(1);
+        let state = self.store.data_mut();
+        state.rest();
+        // A guest that was once denied memory may be in any state.
+        (self.calls_left > 0 && state.limiter.denied.is_none()).then_some(self)
     }
 }
 
@@ -90,25 +144,75 @@ fn bound(store: &mut Store<State>) {
 /// Makes the call; an error comes with whether the guest had answered by then.
 async fn enter(
     store: &mut Store<State>,
-    proxy: &ProxyPre<State>,
+    exports: &Exports,
     request: http::Request<Body>,
     head: oneshot::Sender<Head>,
 ) -> Result<(), (wasmtime::Error, bool)> {
-    bound(store);
     let answered = Arc::new(OnceLock::new());
-    let set = Arc::clone(&answered);
-    let result = async {
-        let request = request.map(|body| body.map_err(body_error));
-        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
-        let answer = store.data_mut().http().new_response_outparam_from_callback(move |answer| {
-            set.set(()).ok();
-            // The caller may have left.
-            head.send(answer).ok();
-        })?;
-        let proxy = proxy.instantiate_async(&mut *store).await?;
-        proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, answer).await
+    let result = match exports {
+        Exports::Handler02(proxy) => enter_02(store, proxy, request, head, Arc::clone(&answered)).await,
+        Exports::Handler03(service) => enter_03(store, service, request, head, &answered).await,
     };
-    result.await.map_err(|error| (error, answered.get().is_some()))
+    result.map_err(|error| (error, answered.get().is_some()))
+}
+
+async fn enter_02(
+    store: &mut Store<State>,
+    proxy: &Proxy,
+    request: http::Request<Body>,
+    head: oneshot::Sender<Head>,
+    answered: Arc<OnceLock<()>>,
+) -> wasmtime::Result<()> {
+    let request = request.map(|body| body.map_err(body_error));
+    let request = store.data_mut().http().new_incoming_request(Scheme::Http, request)?;
+    let answer = store.data_mut().http().new_response_outparam_from_callback(move |answer| {
+        answered.set(()).ok();
+        let answer = answer.map(|response| response.map(Outgoing::Handler02));
+        // The caller may have left.
+        head.send(answer.map_err(|code| failure::error_answer(&code))).ok();
+    })?;
+    proxy.wasi_http_incoming_handler().call_handle(store, request, answer).await
+}
+
+async fn enter_03(
+    store: &mut Store<State>,
+    service: &Service,
+    request: http::Request<Body>,
+    head: oneshot::Sender<Head>,
+    answered: &OnceLock<()>,
+) -> wasmtime::Result<()> {
+    let run = store.run_concurrent(async |accessor| {
+        let answer = answer_03(accessor, service, request).await?;
+        answered.set(()).ok();
+        // The caller may have left.
+        head.send(answer).ok();
+        // The guest may go on, to write its body or after it.
+        poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+        wasmtime::error::Ok(())
+    });
+    run.await?
+}
+
+/// Lets a guest answer one request of several.
+pub(crate) async fn answer_03(
+    accessor: &Accessor<State>,
+    service: &Service,
+    request: http::Request<Body>,
+) -> wasmtime::Result<Head> {
+    let request = request.map(|body| body.map_err(body_error));
+    let request = accessor.with(|mut store| {
+        // How reading it went is the request's own matter: its body tells.
+        let (request, _read) = Request03::from_http(store.data_mut().http().hooks, request);
+        request
+    });
+    Ok(match service.handle(accessor, request).await? {
+        Ok(response) => {
+            let told = Outgoing::told(|end| accessor.with(|store| response.into_http(store, end.wait())));
+            // The guest's own words, such as its `content-length`, make no answer.
+            Ok(told?)
+        }
+        Err(code) => Err(failure::error_answer(&code)),
+    })
 }
 
 /// Writes what the engine says into the function's log.
@@ -156,6 +260,8 @@ pub(crate) enum Guest {
     Here(BoxFuture<'static, Ended>),
     /// On a task.
     There(Task),
+    /// In a store that others share, on the task that drives it.
+    Beside(Presence, Option<BoxFuture<'static, RuntimeError>>),
 }
 
 impl Guest {
@@ -172,7 +278,15 @@ impl Guest {
         }
         match self {
             Self::There(task) => Pin::new(task).poll(cx),
-            Self::Here(_) => Poll::Pending,
+            Self::Here(_) | Self::Beside(_, None) => Poll::Pending,
+            Self::Beside(_, Some(outlived)) => outlived.as_mut().poll(cx).map(Err),
+        }
+    }
+
+    /// Notes that there will be no answer: what the end of the guest says is to be waited for.
+    pub(crate) fn unanswered(&mut self) {
+        if let Self::Beside(presence, outlived) = self {
+            *outlived = Some(presence.outlived());
         }
     }
 
@@ -180,6 +294,11 @@ impl Guest {
     pub(crate) fn into_task(self, meter: Arc<Meter>, lane: Arc<Lane>) -> Task {
         match self {
             Self::There(task) => task,
+            // It is on one already, which is not this call's.
+            Self::Beside(presence, _) => Task(tokio::spawn(async move {
+                presence.end();
+                Ok(())
+            })),
             Self::Here(call) => {
                 let mut guest = Self::Here(call);
                 Task(tokio::spawn(poll_fn(move |cx| guest.poll(&meter, &lane, cx))))

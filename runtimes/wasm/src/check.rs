@@ -3,8 +3,10 @@
 
 use wasmparser::{Encoding, Parser, Payload};
 
+use crate::contract::Contract;
+
 /// Interfaces of WASI 0.2 that are offered, at any 0.2.x.
-const WASI: &[(&str, &[&str])] = &[
+const WASI_02: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
@@ -31,6 +33,34 @@ const WASI: &[(&str, &[&str])] = &[
     ("http", &["types", "outgoing-handler"]),
 ];
 
+/// The version of WASI 0.3 that is offered. A component made for a later one may call what is not there.
+const VERSION_03: &str = "0.3.0";
+
+/// Interfaces of WASI 0.3 that are offered, at exactly that version, to components that export its handler.
+const WASI_03: &[(&str, &[&str])] = &[
+    (
+        "cli",
+        &[
+            "environment",
+            "exit",
+            "types",
+            "stdin",
+            "stdout",
+            "stderr",
+            "terminal-input",
+            "terminal-output",
+            "terminal-stdin",
+            "terminal-stdout",
+            "terminal-stderr",
+        ],
+    ),
+    ("clocks", &["types", "monotonic-clock", "system-clock"]),
+    ("filesystem", &["types", "preopens"]),
+    ("sockets", &["types", "ip-name-lookup"]),
+    ("random", &["random", "insecure", "insecure-seed"]),
+    ("http", &["types", "client"]),
+];
+
 /// Interfaces that are offered at exactly one version: drafts are not compatible with each other.
 const EXACT: &[&str] = &[
     "wasi:keyvalue/store@0.2.0-draft2",
@@ -43,33 +73,54 @@ const EXACT: &[&str] = &[
 /// Names that one refusal lists at most.
 const NAMES_MAX: usize = 20;
 
-/// Checks the contract.
+/// Returns which contract the component keeps.
 ///
 /// # Errors
 /// A sentence that says what is wrong and, for imports, names each of them.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), String> {
+pub(crate) fn check(bytes: &[u8]) -> Result<Contract, String> {
     if !bytes.starts_with(b"\0asm") {
         return Err("this is no WebAssembly: the first bytes are not '\\0asm'".into());
     }
     let (imports, exports) = outline(bytes)?;
-    let mut refused: Vec<String> = imports.iter().filter(|name| !offered(name)).map(|name| shown(name)).collect();
+    let contract = contract(&exports);
+    let newer = imports.iter().chain(&exports).find_map(|name| newer(name).map(|version| (name, version)));
+    if let (Some((name, version)), Ok(Contract::Handler03) | Err(_)) = (newer, &contract) {
+        let built = format!("the component is built for WASI {}: it names {}", shown(version), shown(name));
+        return Err(format!("{built}; this version runs WASI {VERSION_03}: build with its bindings"));
+    }
+    let at_03 = contract == Ok(Contract::Handler03);
+    let mut refused: Vec<String> =
+        imports.iter().filter(|name| !offered(name, at_03)).map(|name| shown(name)).collect();
     if !refused.is_empty() {
         let more = refused.len().saturating_sub(NAMES_MAX);
         refused.truncate(NAMES_MAX);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         return Err(format!("the component imports what is not offered here: {}{more}", refused.join(", ")));
     }
-    if exports.iter().any(|name| is_at_0_2(name, "wasi:http/incoming-handler")) {
-        return Ok(());
+    contract
+}
+
+/// Returns the contract by the exports; a component with both handlers is run by the later one.
+fn contract(exports: &[&str]) -> Result<Contract, String> {
+    if exports.iter().any(|name| is_at_0_3(name, "wasi:http/handler")) {
+        return Ok(Contract::Handler03);
     }
-    let starts = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
-    Err(if starts("wasi:http/handler@0.3") {
-        "the component exports wasi:http/handler 0.3; this version runs wasi:http/incoming-handler 0.2".into()
-    } else if starts("wasi:cli/run@") {
-        "the component is a command: it exports wasi:cli/run, not wasi:http/incoming-handler 0.2".into()
+    if exports.iter().any(|name| is_at_0_2(name, "wasi:http/incoming-handler")) {
+        return Ok(Contract::Handler02);
+    }
+    let wanted = format!("{} or {}", Contract::Handler02, Contract::Handler03);
+    Err(if exports.iter().any(|name| name.starts_with("wasi:cli/run@")) {
+        format!("the component is a command: it exports wasi:cli/run, not {wanted}")
     } else {
-        "the component does not export wasi:http/incoming-handler 0.2".into()
+        format!("the component does not export {wanted}")
     })
+}
+
+/// Returns the version of a name of WASI 0.3 that is later than what is offered.
+fn newer(name: &str) -> Option<&str> {
+    let (interface, version) = name.split_once('@')?;
+    let patch: u32 = version.strip_prefix("0.3.")?.parse().ok()?;
+    (interface.starts_with("wasi:") && patch > 0).then_some(version)
 }
 
 /// Returns the names of the outermost imports and exports.
@@ -105,11 +156,17 @@ fn malformed(error: wasmparser::BinaryReaderError) -> String {
     format!("the component is malformed at byte {}: {}", error.offset(), shown(error.message()))
 }
 
-fn offered(name: &str) -> bool {
-    let listed = |(package, interfaces): &(&str, &[&str])| {
-        interfaces.iter().any(|interface| is_at_0_2(name, &format!("wasi:{package}/{interface}")))
+fn offered(name: &str, at_03: bool) -> bool {
+    let listed = |list: &[(&str, &[&str])], is_at: fn(&str, &str) -> bool| {
+        let mut names = list.iter().flat_map(|(package, interfaces)| interfaces.iter().map(move |i| (package, i)));
+        names.any(|(package, interface)| is_at(name, &format!("wasi:{package}/{interface}")))
     };
-    EXACT.contains(&name) || WASI.iter().any(listed)
+    EXACT.contains(&name) || listed(WASI_02, is_at_0_2) || at_03 && listed(WASI_03, is_at_0_3)
+}
+
+/// Returns whether `name` is `interface` at the version of WASI 0.3 that is offered.
+fn is_at_0_3(name: &str, interface: &str) -> bool {
+    name.strip_prefix(interface).and_then(|rest| rest.strip_prefix('@')) == Some(VERSION_03)
 }
 
 /// Returns whether `name` is `interface` at 0.2.x, a released version.

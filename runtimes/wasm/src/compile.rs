@@ -12,6 +12,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use faas_model::{Digest, Reason};
@@ -23,6 +24,7 @@ use wasmtime::Engine;
 
 pub use child::compile_child;
 
+use crate::contract::{Contract, Worlds};
 use crate::loaded::load;
 use crate::{CompileCommand, Config, share};
 
@@ -42,6 +44,14 @@ pub(crate) struct Limits {
 
 /// What the child says on its standard error.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    Compiled(Contract),
+    Refused(Refusal),
+}
+
+/// Why the child did not compile.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Refusal {
     pub reason: Reason,
     pub detail: String,
@@ -52,8 +62,8 @@ pub(crate) struct Refusal {
 pub(crate) struct Compiler {
     dir: PathBuf,
     command: CompileCommand,
-    /// What compiled code depends on, part of every file name.
-    compatibility: String,
+    /// What compiled code of each contract depends on, part of every file name.
+    compatibility: Vec<(Contract, String)>,
     limits: Limits,
     wall: Duration,
     /// Slots that a call of a component may take.
@@ -66,15 +76,17 @@ impl Compiler {
     pub(crate) fn open(
         dir: PathBuf,
         command: CompileCommand,
-        compatibility: String,
+        compatibility: Vec<(Contract, String)>,
         config: &Config,
     ) -> io::Result<Self> {
         std::fs::create_dir_all(&dir)?;
         std::fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
-        let current = format!("-{compatibility}.cwasm");
+        let current: Vec<_> = compatibility.iter().map(|(_, of)| format!("-{of}.cwasm")).collect();
         for entry in std::fs::read_dir(&dir)? {
             let entry = entry?;
-            if !entry.file_name().to_string_lossy().ends_with(&current) && entry.file_type()?.is_file() {
+            let name = entry.file_name();
+            let is_current = current.iter().any(|end| name.to_string_lossy().ends_with(end));
+            if !is_current && entry.file_type()?.is_file() {
                 std::fs::remove_file(entry.path())?;
             }
         }
@@ -90,9 +102,18 @@ impl Compiler {
         Ok(Self { dir, command, compatibility, limits, wall, slots_max, jobs })
     }
 
-    /// Returns where the compiled form of `code` is, once it is.
-    pub(crate) fn path(&self, code: &Digest) -> PathBuf {
-        self.dir.join(format!("{code}-{}.cwasm", self.compatibility))
+    /// Returns which contract `code` keeps and where its compiled form is, once there is one.
+    pub(crate) fn find(&self, code: &Digest) -> Result<Option<(Contract, PathBuf)>, RuntimeError> {
+        for (contract, path) in self.paths(code) {
+            if path.try_exists().map_err(|e| broken("look for compiled code", &e))? {
+                return Ok(Some((contract, path)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn paths(&self, code: &Digest) -> impl Iterator<Item = (Contract, PathBuf)> {
+        self.compatibility.iter().map(move |(contract, of)| (*contract, self.dir.join(format!("{code}-{of}.cwasm"))))
     }
 
     /// Compiles `code` unless that was done.
@@ -102,24 +123,28 @@ impl Compiler {
     ///
     /// # Cancel safety
     /// Dropping the future kills the child and removes the temporary file.
-    pub(crate) async fn ensure(&self, engine: &Engine, code: &Code) -> Result<(), RuntimeError> {
-        let path = self.path(&code.digest);
-        let there = || path.try_exists().map_err(|e| broken("look for compiled code", &e));
-        if there()? {
-            return Ok(());
+    pub(crate) async fn ensure(&self, worlds: &Arc<Worlds>, code: &Code) -> Result<(Contract, PathBuf), RuntimeError> {
+        if let Some(found) = self.find(&code.digest)? {
+            return Ok(found);
         }
         let _job = self.jobs.acquire().await.map_err(|e| internal("compile", &e))?;
-        if there()? {
-            return Ok(());
+        if let Some(found) = self.find(&code.digest)? {
+            return Ok(found);
         }
         let temporary = Temporary::new(&self.dir).map_err(|e| broken("make a file for compiled code", &e))?;
-        self.run(code, &temporary).await?;
-        let (engine, slots_max) = (engine.clone(), self.slots_max);
-        let kept = tokio::task::spawn_blocking(move || keep(&engine, temporary, &path, slots_max)).await;
-        kept.map_err(|e| internal("keep compiled code", &e))?
+        let contract = self.run(code, &temporary).await?;
+        let path = self.paths(&code.digest).find_map(|(of, path)| (of == contract).then_some(path));
+        let path = path.ok_or_else(|| internal("name compiled code", &contract))?;
+        let (worlds, slots_max, named) = (Arc::clone(worlds), self.slots_max, path.clone());
+        let kept = tokio::task::spawn_blocking(move || {
+            let world = worlds.of(contract).map_err(|e| internal("make the Wasm engine", &format!("{e:#}")))?;
+            keep(&world.engine, temporary, &named, slots_max)
+        });
+        kept.await.map_err(|e| internal("keep compiled code", &e))??;
+        Ok((contract, path))
     }
 
-    async fn run(&self, code: &Code, output: &Temporary) -> Result<(), RuntimeError> {
+    async fn run(&self, code: &Code, output: &Temporary) -> Result<Contract, RuntimeError> {
         let input = File::open(&code.path).map_err(|e| broken("open the code", &e))?;
         let limits = serde_json::to_string(&self.limits).map_err(|e| internal("write the limits", &e))?;
         let mut child = Command::new(&self.command.program)
@@ -148,13 +173,12 @@ impl Compiler {
         }
     }
 
-    fn judge(&self, status: ExitStatus, said: &[u8]) -> Result<(), RuntimeError> {
-        if status.success() {
-            return Ok(());
-        }
+    fn judge(&self, status: ExitStatus, said: &[u8]) -> Result<Contract, RuntimeError> {
         let last = said.split(|b| *b == b'\n').rfind(|line| !line.is_empty()).unwrap_or_default();
-        if let Ok(refusal) = serde_json::from_slice::<Refusal>(last) {
-            return Err(RuntimeError::new(refusal.reason, refusal.detail));
+        match serde_json::from_slice::<Verdict>(last) {
+            Ok(Verdict::Compiled(contract)) if status.success() => return Ok(contract),
+            Ok(Verdict::Refused(refusal)) => return Err(RuntimeError::new(refusal.reason, refusal.detail)),
+            _ => {}
         }
         tracing::warn!(%status, said = %String::from_utf8_lossy(last), "the compiler ended badly");
         let Limits { cpu_s, memory_bytes, compiled_bytes_max, .. } = &self.limits;
@@ -174,11 +198,13 @@ impl Compiler {
 
     /// Removes the compiled form of `code`.
     pub(crate) async fn forget(&self, code: &Digest) {
-        match tokio::fs::remove_file(self.path(code)).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, code = %code.short(), "compiled code was not removed");
+        for (_, path) in self.paths(code) {
+            match tokio::fs::remove_file(path).await {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, code = %code.short(), "compiled code was not removed");
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
 }

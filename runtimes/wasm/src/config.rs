@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Calls that run at once at most, over all functions, 1 to 8,000; each reserves
+    /// Calls that run at once at most, over all functions, 1 to 8,000, and the stores that functions
+    /// with `reuse` keep; each reserves
     /// address space for its memory. Above 8,000 the kernel's bound on mappings ends it first.
     pub calls_max: u32,
     /// Calls of one function that run at once at most; 0 is three quarters of `calls_max`.
@@ -36,6 +37,9 @@ pub struct Config {
     pub spare_bytes_max: ByteSize,
     /// Host resources (bodies, header lists, handles) of one call at most, 32 to 100,000.
     pub resources_max: u32,
+    /// Calls that a store of a function with `reuse` takes before a fresh one takes its place, at
+    /// least 1: what a guest leaks is bounded by it.
+    pub reuse_calls_max: u32,
     /// How long one state operation of a function may take.
     pub state_patience: Millis,
 }
@@ -55,6 +59,7 @@ impl Default for Config {
             compiled_bytes_max: ByteSize::mib(512),
             spare_bytes_max: ByteSize::mib(64),
             resources_max: 512,
+            reuse_calls_max: 1000,
             state_patience: Millis::seconds(5),
         }
     }

@@ -8,15 +8,14 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use faas_model::{Body, Reason};
 use faas_runtime::RuntimeError;
-use http_body::Body as _;
 use tokio::sync::oneshot;
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::call::{Failed, Guest, Head};
 use crate::failure::{self, Ended};
 use crate::instance::Calls;
 use crate::lane::Lane;
 use crate::meter::Meter;
+use crate::outgoing::{BrokenOff, Outgoing};
 use crate::reply::{self, Reply};
 
 /// Answers of at most so many bytes are collected before they are given on, if the guest does not pause.
@@ -38,7 +37,7 @@ pub(crate) struct Drive {
 /// An answer that is being collected.
 pub(crate) struct Answer {
     head: http::response::Parts,
-    body: Option<HyperOutgoingBody>,
+    body: Option<Outgoing>,
     length: Option<u64>,
     bytes: BytesMut,
     first: Option<Bytes>,
@@ -58,7 +57,13 @@ impl Drive {
                 && let Some(outcome) = self.poll_head(cx)
             {
                 match outcome {
-                    Ok(answer) => self.answer = Some(answer),
+                    Ok(answer) => {
+                        if matches!(self.guest, Guest::Beside(..)) {
+                            // Its store goes on with other calls: the body tells its end.
+                            self.ended = Some(Ok(()));
+                        }
+                        self.answer = Some(answer);
+                    }
                     Err(failure) => return Poll::Ready(Err(failure)),
                 }
             }
@@ -71,7 +76,7 @@ impl Drive {
             };
             let progress = match answer.collect(self.ended.is_some(), cx) {
                 Ok(progress) => progress,
-                Err(()) => return Poll::Ready(Err(self.broken_answer())),
+                Err(BrokenOff) => return Poll::Ready(Err(self.broken_answer())),
             };
             if answer.body.is_none() || !progress || answer.collected > INLINE_BYTES_MAX {
                 return Poll::Ready(self.finish());
@@ -83,10 +88,12 @@ impl Drive {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Option<Result<Answer, RuntimeError>> {
         match Pin::new(self.head.as_mut()?).poll(cx) {
             Poll::Ready(Ok(Ok(response))) => Some(Answer::new(response)),
-            Poll::Ready(Ok(Err(code))) => Some(Err(failure::error_answer(&code))),
+            Poll::Ready(Ok(Err(failure))) => Some(Err(failure)),
             // Dropped without an answer: the guest's end says why.
             Poll::Ready(Err(_)) => {
                 self.head = None;
+                self.guest.unanswered();
+                cx.waker().wake_by_ref();
                 None
             }
             Poll::Pending => None,
@@ -106,17 +113,26 @@ impl Drive {
         let whole = answer.body.is_none();
         let complete = answer.length.is_some_and(|length| length == answer.collected as u64);
         let ended = self.ended.take();
-        if let Some(Err(failure)) = &ended
-            && whole
+        if whole
             && !complete
+            && let Some(failure) = self.failed.get()
         {
             return Err(failure.clone());
         }
         let (head, start, rest) = answer.take_apart();
-        if whole && ended.is_some() {
+        if whole && ended.is_some() && !matches!(self.guest, Guest::Beside(..)) {
             return Ok(http::Response::from_parts(head, start.into()));
         }
         let guest = std::mem::replace(&mut self.guest, Guest::Here(Box::pin(std::future::pending())));
+        if let Guest::Beside(presence, _) = guest {
+            if whole {
+                presence.end();
+                return Ok(http::Response::from_parts(head, start.into()));
+            }
+            let reply =
+                Reply::beside(start, rest, reply::length(&head), presence, Arc::clone(&self.failed), &self.calls);
+            return Ok(http::Response::from_parts(head, Body::stream(reply)));
+        }
         let task = ended.is_none().then(|| guest.into_task(Arc::clone(&self.meter), Arc::clone(&self.lane)));
         if whole {
             if let Some(task) = task {
@@ -132,7 +148,7 @@ impl Drive {
 }
 
 impl Answer {
-    fn new(response: http::Response<HyperOutgoingBody>) -> Result<Self, RuntimeError> {
+    fn new(response: http::Response<Outgoing>) -> Result<Self, RuntimeError> {
         let (head, body) = response.into_parts();
         if head.status.is_informational() {
             let detail = format!("the function answered with status {}, which ends no request", head.status.as_u16());
@@ -143,17 +159,12 @@ impl Answer {
     }
 
     /// Takes what is there of the body; `true` if something was. A guest that ended writes no more.
-    fn collect(&mut self, ended: bool, cx: &mut Context<'_>) -> Result<bool, ()> {
+    fn collect(&mut self, ended: bool, cx: &mut Context<'_>) -> Result<bool, BrokenOff> {
         let mut progress = false;
         while let Some(body) = &mut self.body {
-            match Pin::new(body).poll_frame(cx) {
+            match body.poll(ended, cx) {
                 Poll::Ready(None) => self.body = None,
-                Poll::Ready(Some(Err(_))) => return Err(()),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(bytes) => self.push(bytes),
-                    // Trailers are not passed on: HTTP/1.1 clients do not take them.
-                    Err(_trailers) => {}
-                },
+                Poll::Ready(Some(bytes)) => self.push(bytes?),
                 Poll::Pending => break,
             }
             progress = true;
@@ -177,7 +188,7 @@ impl Answer {
         self.bytes.extend_from_slice(&chunk);
     }
 
-    fn take_apart(self) -> (http::response::Parts, Bytes, Option<HyperOutgoingBody>) {
+    fn take_apart(self) -> (http::response::Parts, Bytes, Option<Outgoing>) {
         let start = self.first.unwrap_or_else(|| self.bytes.freeze());
         (self.head, start, self.body)
     }

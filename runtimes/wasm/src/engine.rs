@@ -1,13 +1,14 @@
-//! The engine: one set of settings for the compiling child and for the server,
-//! the pool of slots, and the clock that interrupts guests.
+//! The engines: one set of settings a contract for the compiling child and for the
+//! server, the pool of slots, and the clock that interrupts guests.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+use wasmtime::{Enabled, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
+use crate::contract::Contract;
 use crate::{Config, share};
 
 /// How often guests are interrupted, and the unit in which CPU time is counted.
@@ -29,10 +30,12 @@ pub(crate) const MEMORIES_MAX: u32 = 8;
 pub(crate) const TABLES_MAX: u32 = 16;
 
 /// Returns what compiled code depends on: the same in the child and the server.
-fn common() -> wasmtime::Config {
+fn common(contract: Contract) -> wasmtime::Config {
     let mut config = wasmtime::Config::new();
+    let concurrent = contract == Contract::Handler03;
+    config.concurrency_support(concurrent);
+    config.wasm_component_model_async(concurrent);
     config.epoch_interruption(true);
-    config.concurrency_support(false);
     config.max_wasm_stack(STACK_BYTES);
     config.async_stack_size(FIBER_BYTES);
     config.memory_init_cow(true);
@@ -47,12 +50,12 @@ fn common() -> wasmtime::Config {
 }
 
 /// Returns the engine of the compiling child.
-pub(crate) fn compiling() -> wasmtime::Result<Engine> {
-    Engine::new(&common())
+pub(crate) fn compiling(contract: Contract) -> wasmtime::Result<Engine> {
+    Engine::new(&common(contract))
 }
 
 /// Returns the engine that runs guests.
-pub(crate) fn running(config: &Config) -> wasmtime::Result<Engine> {
+pub(crate) fn running(contract: Contract, config: &Config) -> wasmtime::Result<Engine> {
     let calls = share::calls_max(config);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
@@ -70,36 +73,59 @@ pub(crate) fn running(config: &Config) -> wasmtime::Result<Engine> {
         .pagemap_scan(Enabled::Auto);
     let keep = if PoolingAllocationConfig::is_pagemap_scan_available() { KEEP_RESIDENT } else { KEEP_RESIDENT_BLIND };
     pool.linear_memory_keep_resident(keep).table_keep_resident(keep.min(64 << 10));
-    let mut settings = common();
+    let mut settings = common(contract);
     settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&settings)
 }
 
-/// Returns a name for everything that compiled code depends on.
-pub(crate) fn compatibility(engine: &Engine) -> String {
+/// Returns a name for everything that compiled code of a contract depends on.
+pub(crate) fn compatibility(contract: Contract) -> wasmtime::Result<String> {
     // The default hasher of std is stable within one build of this program; another
     // build gets another name at worst, and compiles again.
     let mut hasher = std::hash::DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+    compiling(contract)?.precompile_compatibility_hash().hash(&mut hasher);
+    Ok(format!("{:016x}", hasher.finish()))
 }
 
-/// Counts ticks for as long as the engine lives.
-///
-/// # Errors
-/// When the thread cannot be started.
-pub(crate) fn start_clock(engine: &Engine) -> std::io::Result<Arc<AtomicU64>> {
-    let ticks = Arc::new(AtomicU64::new(1));
-    let weak = engine.weak();
-    let counter = Arc::clone(&ticks);
-    std::thread::Builder::new().name("faas-wasm-tick".into()).spawn(move || {
-        // Nobody unparks this thread; an early return is one tick too soon at worst.
-        loop {
-            std::thread::park_timeout(TICK);
-            let Some(engine) = weak.upgrade() else { return };
-            counter.fetch_add(1, Ordering::Relaxed);
-            engine.increment_epoch();
-        }
-    })?;
-    Ok(ticks)
+/// Counts ticks, and interrupts the guests of every engine at each.
+pub(crate) struct Clock {
+    ticks: Arc<AtomicU64>,
+    engines: Mutex<Vec<EngineWeak>>,
+}
+
+impl Clock {
+    /// Starts a clock, which runs for as long as somebody holds it.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start() -> std::io::Result<Arc<Self>> {
+        let clock = Arc::new(Self { ticks: Arc::new(AtomicU64::new(1)), engines: Mutex::default() });
+        let weak = Arc::downgrade(&clock);
+        std::thread::Builder::new().name("faas-wasm-tick".into()).spawn(move || {
+            // Nobody unparks this thread; an early return is one tick too soon at worst.
+            loop {
+                std::thread::park_timeout(TICK);
+                let Some(clock) = weak.upgrade() else { return };
+                clock.tick();
+            }
+        })?;
+        Ok(clock)
+    }
+
+    /// Returns the counter.
+    pub(crate) fn ticks(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.ticks)
+    }
+
+    /// Interrupts the guests of this engine, too.
+    pub(crate) fn drives(&self, engine: &Engine) {
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.push(engine.weak());
+    }
+
+    fn tick(&self) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+        let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        engines.retain(|weak| weak.upgrade().inspect(Engine::increment_epoch).is_some());
+    }
 }

@@ -1,4 +1,5 @@
-//! An instance: a loaded, linked revision that answers calls, each in a fresh store.
+//! An instance: a loaded, linked revision that answers calls, each in a fresh store
+//! or in one that it keeps.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,18 +9,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use faas_model::Body;
+use faas_model::manifest::Reuse;
 use faas_runtime::{Call, Instance, RuntimeError, Usage};
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::coop::unconstrained;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-use crate::call::{Guest, run};
+use crate::call::{Failed, Guest, Head, Job, Live, run, run_kept};
+use crate::contract::Pre;
+use crate::crew::{Asked, Crew};
 use crate::drive::Drive;
-use crate::failure;
+use crate::failure::{self, Ended};
 use crate::loaded::Loaded;
+use crate::meter::Meter;
 use crate::runtime::Revision;
-use crate::state::State;
 
 /// Guests of one instance that work on after their answer at most.
 const AFTER_MAX: usize = 64;
@@ -27,43 +30,99 @@ const AFTER_MAX: usize = 64;
 /// A started revision.
 pub(crate) struct WasmInstance {
     revision: Arc<Revision>,
-    linked: Mutex<Option<Linked>>,
+    linked: Mutex<Option<Arc<Linked>>>,
     calls: Arc<Calls>,
+    reuse: Reused,
 }
 
-#[derive(Clone)]
+/// A component that is loaded, linked, and known to start.
 pub(crate) struct Linked {
-    pub proxy: ProxyPre<State>,
+    pub pre: Pre,
     pub loaded: Arc<Loaded>,
-    /// Slots that a call takes.
+    /// Slots that a store takes.
     pub slots: u32,
 }
 
+/// What calls of an instance share.
+enum Reused {
+    /// Nothing: each has a store of its own.
+    Never,
+    /// The store, one after the other; empty before the first call and after one that ended badly.
+    Sequential(Seat),
+    /// The store, side by side.
+    Concurrent(Crew),
+}
+
+/// Where the store of an instance waits for its next call; the lock is held by the call that runs.
+pub(crate) type Seat = Arc<tokio::sync::Mutex<Option<Live>>>;
+
 impl WasmInstance {
-    pub(crate) fn new(revision: Arc<Revision>, linked: Linked) -> Self {
-        Self { revision, linked: Mutex::new(Some(linked)), calls: Arc::new(Calls::new()) }
+    /// Makes an instance, with the store that was made to try the component.
+    pub(crate) fn new(revision: Arc<Revision>, linked: Arc<Linked>, live: Option<Live>) -> Self {
+        let reuse = match revision.unit.spec.reuse {
+            Reuse::Never => Reused::Never,
+            Reuse::Sequential => Reused::Sequential(Arc::new(tokio::sync::Mutex::new(live))),
+            Reuse::Concurrent => Reused::Concurrent(Crew::new(live)),
+        };
+        Self { revision, linked: Mutex::new(Some(linked)), calls: Arc::new(Calls::new()), reuse }
     }
 
     fn begin(&self, call: Call) -> Result<Drive, RuntimeError> {
         let Some(linked) = lock(&self.linked).clone() else { return Err(failure::cut()) };
-        let Revision { engines, unit, .. } = &*self.revision;
-        let (store, log, meter) = self.revision.store(call.id, &linked)?;
-        let proxy = linked.proxy;
+        if let Reused::Concurrent(crew) = &self.reuse {
+            let Asked { presence, head, failed, meter } =
+                crew.ask(&self.revision, &linked, &self.calls, call.request)?;
+            return Ok(self.drive(Guest::Beside(presence, None), meter, head, failed));
+        }
+        let unit = &self.revision.unit;
+        let (log, meter) = self.revision.attend(call.id);
         let (sender, head) = oneshot::channel();
-        let failed = Arc::default();
-        let guest = run(store, proxy, call.request, sender, Arc::clone(&failed), log, unit.spec.limits.clone());
-        Ok(Drive {
-            guest: Guest::Here(Box::pin(guest)),
+        let failed = Failed::default();
+        let job = Job {
+            request: call.request,
+            head: sender,
+            failed: Arc::clone(&failed),
+            log: Arc::clone(&log),
+            limits: unit.spec.limits.clone(),
+        };
+        let guest: BoxFuture<'static, Ended> = match &self.reuse {
+            Reused::Never => {
+                let store = self.revision.store(&log, &meter, &linked)?;
+                Box::pin(run(store, linked.pre.clone(), job))
+            }
+            Reused::Sequential(seat) => {
+                let (revision, seat, meter) = (Arc::clone(&self.revision), Arc::clone(seat), Arc::clone(&meter));
+                Box::pin(take_turn(revision, linked, seat, meter, job))
+            }
+            Reused::Concurrent(_) => return Err(failure::cut()),
+        };
+        Ok(self.drive(Guest::Here(guest), meter, head, failed))
+    }
+
+    fn drive(&self, guest: Guest, meter: Arc<Meter>, head: oneshot::Receiver<Head>, failed: Failed) -> Drive {
+        Drive {
+            guest,
             meter,
-            lane: Arc::clone(&engines.lane),
+            lane: Arc::clone(&self.revision.engines.lane),
             head: Some(head),
             failed,
             calls: Arc::clone(&self.calls),
-            after: unit.spec.timeout.run.duration(),
+            after: self.revision.unit.spec.timeout.run.duration(),
             answer: None,
             ended: None,
-        })
+        }
     }
+}
+
+/// Runs a call in the store that the instance keeps, or in a new one where there is none.
+async fn take_turn(revision: Arc<Revision>, linked: Arc<Linked>, seat: Seat, meter: Arc<Meter>, job: Job) -> Ended {
+    // The call before may work on after its answer.
+    let mut live = seat.lock_owned().await;
+    match &mut *live {
+        Some(live) => live.store.data_mut().begin(&job.log, &meter, revision.until()),
+        None => *live = Some(revision.live(&job.log, &meter, &linked).await?),
+    }
+    run_kept(&mut live, job).await
 }
 
 impl fmt::Debug for WasmInstance {
@@ -92,11 +151,26 @@ impl Instance for WasmInstance {
         Box::pin(async move {
             lock(&self.linked).take();
             self.calls.cut_all();
+            match &self.reuse {
+                Reused::Never => {}
+                // A call that still holds it was cut just now, and lets go of the store.
+                Reused::Sequential(seat) => drop(seat.try_lock().map(|mut seat| seat.take())),
+                Reused::Concurrent(crew) => crew.stop(),
+            }
         })
     }
 
     fn usage(&self) -> Usage {
-        Usage { memory_bytes: lock(&self.linked).as_ref().map_or(0, |linked| linked.loaded.bytes()) }
+        let code = lock(&self.linked).as_ref().map_or(0, |linked| linked.loaded.bytes());
+        let memory = match &self.reuse {
+            // What a driver's store holds is known to its task alone.
+            Reused::Never | Reused::Concurrent(_) => 0,
+            Reused::Sequential(seat) => {
+                let held = |live: &Live| live.store.data().limiter.memory_bytes();
+                seat.try_lock().ok().and_then(|seat| seat.as_ref().map(held)).unwrap_or(0)
+            }
+        };
+        Usage { memory_bytes: code + memory }
     }
 }
 

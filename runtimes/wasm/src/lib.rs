@@ -1,14 +1,16 @@
-//! Runs WebAssembly components that export `wasi:http/incoming-handler` 0.2.
+//! Runs WebAssembly components that export `wasi:http/incoming-handler` 0.2 or
+//! `wasi:http/handler` 0.3.
 //!
 //! **Never knows** Docker, routes, the pool or the HTTP listeners.
 //!
 //! Invariants:
-//! - Every call has a store of its own: nothing of one call is seen by another.
+//! - Every call has a store of its own, and nothing of one call is seen by another,
+//!   unless the function asks for reuse; a store is never shared by two revisions.
 //! - Code is compiled by a limited child process and loaded only from a folder
 //!   that this program alone writes.
 //! - The future of a call is the unit of cancellation: dropping it, or the body
 //!   of its answer, ends the call and gives its slot back; a store whose call
-//!   was cut is never entered again.
+//!   was cut is never entered again, save one that runs several calls at once.
 //! - A call that computes for longer than 10 ms leaves the threads that serve
 //!   others; its memory, CPU time, output and host resources are bounded.
 
@@ -16,6 +18,8 @@ mod call;
 mod check;
 mod compile;
 mod config;
+mod contract;
+mod crew;
 mod drive;
 mod engine;
 mod failure;
@@ -24,6 +28,7 @@ mod instance;
 mod lane;
 mod loaded;
 mod meter;
+mod outgoing;
 mod output;
 mod reply;
 mod runtime;

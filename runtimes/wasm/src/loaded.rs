@@ -11,17 +11,20 @@ use faas_model::Digest;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::contract::Contract;
+
 /// A component that is mapped into memory.
 pub(crate) struct Loaded {
+    pub contract: Contract,
     pub component: Component,
     gauge: metrics::Gauge,
 }
 
 impl Loaded {
-    fn new(component: Component) -> Self {
+    fn new(contract: Contract, component: Component) -> Self {
         let gauge = metrics::gauge!("faas_wasm_components_loaded");
         gauge.increment(1.0);
-        Self { component, gauge }
+        Self { contract, component, gauge }
     }
 
     /// Returns the size of its image.
@@ -78,13 +81,19 @@ impl Cache {
     }
 
     /// Takes a component in, or returns the one that another start loaded meanwhile.
-    pub(crate) fn put(&self, digest: Digest, component: Component, spare_bytes_max: u64) -> Arc<Loaded> {
+    pub(crate) fn put(
+        &self,
+        digest: Digest,
+        contract: Contract,
+        component: Component,
+        spare_bytes_max: u64,
+    ) -> Arc<Loaded> {
         let loaded = {
             let mut state = self.lock();
             match state.known.get(&digest).and_then(Weak::upgrade) {
                 Some(loaded) => loaded,
                 None => {
-                    let loaded = Arc::new(Loaded::new(component));
+                    let loaded = Arc::new(Loaded::new(contract, component));
                     state.known.retain(|_, known| known.strong_count() > 0);
                     state.known.insert(digest, Arc::downgrade(&loaded));
                     loaded
@@ -136,6 +145,8 @@ impl Cache {
 mod tests {
     use super::*;
 
+    const CONTRACT: Contract = Contract::Handler02;
+
     fn component(engine: &Engine, n: u32) -> Component {
         let text = format!("(component (core module (func (export \"f\") (result i32) i32.const {n})))");
         Component::new(engine, wat::parse_str(text).unwrap()).unwrap()
@@ -143,16 +154,16 @@ mod tests {
 
     #[test]
     fn unused_components_over_the_bound_go_the_longest_unused_first_and_used_ones_stay() {
-        let engine = crate::engine::compiling().unwrap();
+        let engine = crate::engine::compiling(CONTRACT).unwrap();
         let cache = Cache::new();
         let digest = |n: u32| Digest::of(&n.to_le_bytes());
-        let used = cache.put(digest(0), component(&engine, 0), u64::MAX);
+        let used = cache.put(digest(0), CONTRACT, component(&engine, 0), u64::MAX);
         let bound = used.bytes() * 2;
         for n in 1..4 {
-            drop(cache.put(digest(n), component(&engine, n), bound));
+            drop(cache.put(digest(n), CONTRACT, component(&engine, n), bound));
         }
         // The next start lets go of what is over the bound by then.
-        drop(cache.put(digest(4), component(&engine, 4), bound));
+        drop(cache.put(digest(4), CONTRACT, component(&engine, 4), bound));
         let there = |n: u32| cache.lock().known.get(&digest(n)).is_some_and(|known| known.strong_count() > 0);
         assert!(there(0), "what an instance uses stays");
         assert!(!there(1) && there(3) && there(4), "the longest unused goes first");
@@ -163,11 +174,11 @@ mod tests {
 
     #[test]
     fn two_starts_of_the_same_code_share_what_is_loaded() {
-        let engine = crate::engine::compiling().unwrap();
+        let engine = crate::engine::compiling(CONTRACT).unwrap();
         let cache = Cache::new();
         let digest = Digest::of(b"same");
-        let one = cache.put(digest, component(&engine, 1), 0);
-        let two = cache.put(digest, component(&engine, 1), 0);
+        let one = cache.put(digest, CONTRACT, component(&engine, 1), 0);
+        let two = cache.put(digest, CONTRACT, component(&engine, 1), 0);
         assert!(Arc::ptr_eq(&one, &two) && Arc::ptr_eq(&one, &cache.get(&digest, 0).unwrap()));
     }
 }

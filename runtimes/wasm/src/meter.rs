@@ -19,6 +19,10 @@ use crate::engine::TICK;
 pub(crate) struct Meter {
     clock: Arc<AtomicU64>,
     ticks_max: u32,
+    /// Calls that share what is counted.
+    calls: AtomicU32,
+    /// Ticks that do not yet make a guest hot.
+    warm: u32,
     /// The clock when the present poll began, or at the last tick charged.
     seen: AtomicU64,
     /// The thread's CPU time at the same moment, in nanoseconds.
@@ -38,7 +42,21 @@ impl Meter {
     pub(crate) fn new(clock: Arc<AtomicU64>, ticks_max: u32) -> Self {
         let seen = AtomicU64::new(clock.load(Ordering::Relaxed));
         let busy = AtomicU64::new(thread_busy());
-        Self { clock, ticks_max, seen, busy, used: AtomicU32::new(0), over: AtomicBool::new(false) }
+        let (used, over) = (AtomicU32::new(0), AtomicBool::new(false));
+        Self { clock, ticks_max, calls: AtomicU32::new(1), warm: 0, seen, busy, used, over }
+    }
+
+    /// Counts for a store whose calls run side by side, between two moments at which one begins
+    /// or is answered: while one of them computes, none of the others gets there.
+    pub(crate) fn shared(clock: Arc<AtomicU64>, ticks_max: u32) -> Self {
+        // One tick says little of a store that is often at work; two are 10 ms without a pause.
+        Self { warm: 1, ..Self::new(clock, ticks_max) }
+    }
+
+    /// Begins to count anew: one of the calls began or was answered, and so many are not.
+    pub(crate) fn progress(&self, calls: usize) {
+        self.used.store(0, Ordering::Relaxed);
+        self.calls.store(u32::try_from(calls).unwrap_or(u32::MAX).max(1), Ordering::Relaxed);
     }
 
     /// Notes that a poll of the call begins.
@@ -60,7 +78,7 @@ impl Meter {
         let due = due(now.saturating_sub(seen), busy);
         let used = self.used.load(Ordering::Relaxed).saturating_add(due);
         self.used.store(used, Ordering::Relaxed);
-        if used > self.ticks_max {
+        if used > self.ticks_max.saturating_mul(self.calls.load(Ordering::Relaxed)) {
             self.over.store(true, Ordering::Relaxed);
             return Err(OverCpu.into());
         }
@@ -69,7 +87,7 @@ impl Meter {
 
     /// Returns whether the call has computed long enough to leave the threads that serve others.
     pub(crate) fn is_hot(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > 0
+        self.used.load(Ordering::Relaxed) > self.warm
     }
 
     /// Returns whether the call was ended for its CPU time.

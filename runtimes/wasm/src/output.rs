@@ -1,7 +1,7 @@
 //! A guest's standard output and error, into the function's log by line.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,15 +14,40 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 /// Bytes of one write at most.
 const WRITE_BYTES_MAX: usize = 16 << 10;
 
-/// One of the two streams of a call. Writing never waits: the log drops and counts.
+/// Where the output of a store goes at present: the log of each of its calls in turn.
+#[derive(Debug, Default)]
+pub(crate) struct CurrentLog(Mutex<Option<Arc<CallLog>>>);
+
+impl CurrentLog {
+    pub(crate) fn new(log: &Arc<CallLog>) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Some(Arc::clone(log)))))
+    }
+
+    /// Goes on with another log; between calls there is none, and nothing writes.
+    pub(crate) fn turn_to(&self, log: Option<Arc<CallLog>>) {
+        *self.lock() = log;
+    }
+
+    fn write(&self, stream: Stream, bytes: &[u8]) {
+        if let Some(log) = &*self.lock() {
+            log.write(stream, bytes);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<CallLog>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of the two streams of a store. Writing never waits: the log drops and counts.
 #[derive(Clone)]
 pub(crate) struct Output {
-    log: Arc<CallLog>,
+    log: Arc<CurrentLog>,
     stream: Stream,
 }
 
 impl Output {
-    pub(crate) fn new(log: &Arc<CallLog>, stream: Stream) -> Self {
+    pub(crate) fn new(log: &Arc<CurrentLog>, stream: Stream) -> Self {
         Self { log: Arc::clone(log), stream }
     }
 }

@@ -9,19 +9,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use faas_model::BodyError;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::call::Failed;
+use crate::crew::Presence;
 use crate::instance::{Calls, Cut, Entered};
 use crate::lane::Task;
+use crate::outgoing::{BrokenOff, Outgoing};
 
 /// A streaming answer.
 pub(crate) struct Reply {
     start: Bytes,
-    body: Option<HyperOutgoingBody>,
+    body: Option<Outgoing>,
     length: Option<u64>,
     given: u64,
     task: Option<(Task, Option<Entered>)>,
+    /// The place at a store that other calls share.
+    presence: Option<Presence>,
+    /// Whether the guest ended.
+    ended: bool,
     failed: Failed,
     calls: Arc<Calls>,
     after: Duration,
@@ -48,19 +53,34 @@ pub(crate) fn go_on(task: Task, calls: &Arc<Calls>, after: Duration) {
 impl Reply {
     pub(crate) fn new(
         start: Bytes,
-        body: Option<HyperOutgoingBody>,
+        body: Option<Outgoing>,
         length: Option<u64>,
         task: Option<Task>,
         failed: Failed,
         calls: Arc<Calls>,
         after: Duration,
     ) -> Self {
+        let ended = task.is_none();
         // A stopped instance has no entry to give: the task is dropped, the body breaks off.
         let task = task.and_then(|task| {
             let entered = calls.enter(Cut::Task(task.0.abort_handle()))?;
             Some((task, Some(entered)))
         });
-        Self { start, body, length, given: 0, task, failed, calls, after }
+        Self { start, body, length, given: 0, task, presence: None, ended, failed, calls, after }
+    }
+
+    /// Makes the body of an answer whose guest shares its store.
+    pub(crate) fn beside(
+        start: Bytes,
+        body: Option<Outgoing>,
+        length: Option<u64>,
+        presence: Presence,
+        failed: Failed,
+        calls: &Arc<Calls>,
+    ) -> Self {
+        let (calls, after) = (Arc::clone(calls), Duration::ZERO);
+        let presence = Some(presence);
+        Self { start, body, length, given: 0, task: None, presence, ended: false, failed, calls, after }
     }
 
     fn is_whole(&self) -> bool {
@@ -84,26 +104,28 @@ impl HttpBody for Reply {
             this.given += this.start.len() as u64;
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.start)))));
         }
-        loop {
-            let Some(body) = &mut this.body else { return Poll::Ready(None) };
-            let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
-            let error = match frame {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) => {
-                        this.given += bytes.len() as u64;
-                        return Poll::Ready(Some(Ok(Frame::data(bytes))));
-                    }
-                    Err(_trailers) => continue,
-                },
-                Some(Err(_)) => {
-                    let told = this.failed.get().map(|failure| failure.detail.clone());
-                    Some(BodyError::Function(told.unwrap_or_else(|| "the function broke its answer off".into())))
-                }
-                None => this.end(),
-            };
-            this.body = None;
-            return Poll::Ready(error.map(Err));
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let mut part = body.poll(this.ended, cx);
+        if part.is_pending()
+            && let Some((task, _)) = &mut this.task
+            && Pin::new(task).poll(cx).is_ready()
+        {
+            (this.task, this.ended) = (None, true);
+            part = body.poll(true, cx);
         }
+        let error = match std::task::ready!(part) {
+            Some(Ok(bytes)) => {
+                this.given += bytes.len() as u64;
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            Some(Err(BrokenOff)) => {
+                let told = this.failed.get().map(|failure| failure.detail.clone());
+                Some(BodyError::Function(told.unwrap_or_else(|| "the function broke its answer off".into())))
+            }
+            None => this.end(),
+        };
+        this.body = None;
+        Poll::Ready(error.map(Err))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -117,6 +139,9 @@ impl HttpBody for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
+        if let Some(presence) = self.presence.take().filter(|_| self.is_whole()) {
+            presence.end();
+        }
         if self.is_whole()
             && let Some((task, _)) = self.task.take()
             && !task.0.is_finished()

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::poll_fn;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use faas_model::manifest::RuntimeKind;
+use faas_model::manifest::{Reuse, RuntimeKind};
 use faas_model::{CallId, Digest, Name, Reason};
 use faas_runtime::egress::{Egress, Outlet};
 use faas_runtime::logs::CallLog;
@@ -15,12 +15,12 @@ use faas_runtime::{Code, Prepared, Runtime, RuntimeError, Started, Unit};
 use faas_store::bucket::Buckets;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use wasmtime::component::Linker;
-use wasmtime::{Engine, Store};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime::Store;
 
-use crate::call::{Guest, try_out};
+use crate::call::{Guest, Live};
 use crate::compile::{Compiler, internal};
+use crate::contract::{Contract, Worlds};
+use crate::engine::Clock;
 use crate::host::keyvalue::Grants;
 use crate::host::outgoing::Hooks;
 use crate::instance::{Linked, WasmInstance};
@@ -29,7 +29,12 @@ use crate::loaded::{Cache, Loaded, load};
 use crate::meter::Meter;
 use crate::share::{Budget, FunctionSlots, Slots, slots_of};
 use crate::state::{Limiter, State};
-use crate::{CompileCommand, Config, engine, host, share};
+use crate::{CompileCommand, Config, engine, failure, share};
+
+/// What to do about a component that cannot answer several calls at once.
+const NOT_CONCURRENT: &str = "reuse = \"concurrent\" needs a component of WASI 0.3, and this one exports \
+    wasi:http/incoming-handler 0.2, which takes one call at a time: set reuse = \"sequential\", or build the \
+    function with bindings of WASI 0.3";
 
 /// Runs Wasm components.
 pub struct WasmRuntime {
@@ -39,15 +44,14 @@ pub struct WasmRuntime {
 /// What all functions share.
 pub(crate) struct Engines {
     pub config: Config,
-    pub engine: Engine,
-    pub clock: Arc<AtomicU64>,
+    pub worlds: Arc<Worlds>,
+    pub ticks: Arc<AtomicU64>,
     pub lane: Arc<Lane>,
     pub buckets: Buckets,
     egress: Egress,
     /// The memory of all guests.
     memory: Arc<Budget>,
     slots: Slots,
-    linker: Linker<State>,
     compiler: Compiler,
     cache: Cache,
 }
@@ -76,17 +80,19 @@ impl WasmRuntime {
         buckets: Buckets,
         egress: Egress,
     ) -> Result<Arc<Self>, RuntimeError> {
-        let engine = engine::running(&config).map_err(|e| internal("make the Wasm engine", &format!("{e:#}")))?;
-        let compatibility = engine::compatibility(&engine);
+        let no_engine = |e: wasmtime::Error| internal("make the Wasm engine", &format!("{e:#}"));
+        let clock = Clock::start().map_err(|e| internal("start the engine's clock", &e))?;
+        let ticks = clock.ticks();
+        let worlds = Arc::new(Worlds::new(&config, clock).map_err(no_engine)?);
+        let named = |contract| Ok((contract, engine::compatibility(contract)?));
+        let compatibility = Contract::ALL.into_iter().map(named).collect::<Result<_, _>>().map_err(no_engine)?;
         let compiler = Compiler::open(compiled_dir, compile_command, compatibility, &config)
             .map_err(|e| internal("open the folder of compiled code", &e))?;
-        let clock = engine::start_clock(&engine).map_err(|e| internal("start the engine's clock", &e))?;
         let lane = Lane::new(&config).map_err(|e| internal("start the lane", &e))?;
-        let linker = host::linker(&engine).map_err(|e| internal("make the linker", &e))?;
         let lane = Arc::new(lane);
         let memory = Arc::new(Budget::new(share::memory_total(&config)));
         let (slots, cache) = (Slots::new(&config), Cache::new());
-        let engines = Engines { config, engine, clock, lane, buckets, egress, memory, slots, linker, compiler, cache };
+        let engines = Engines { config, worlds, ticks, lane, buckets, egress, memory, slots, compiler, cache };
         Ok(Arc::new(Self { engines: Arc::new(engines) }))
     }
 }
@@ -103,7 +109,7 @@ impl Runtime for WasmRuntime {
     }
 
     fn install<'a>(&'a self, code: &'a Code) -> BoxFuture<'a, Result<(), RuntimeError>> {
-        Box::pin(self.engines.compiler.ensure(&self.engines.engine, code))
+        Box::pin(async move { self.engines.compiler.ensure(&self.engines.worlds, code).await.map(drop) })
     }
 
     fn forget<'a>(&'a self, code: &'a Digest) -> BoxFuture<'a, ()> {
@@ -114,6 +120,11 @@ impl Runtime for WasmRuntime {
     }
 
     fn prepare(&self, unit: Unit) -> Result<Arc<dyn Prepared>, RuntimeError> {
+        if unit.spec.reuse == Reuse::Concurrent
+            && let Some((Contract::Handler02, _)) = self.engines.compiler.find(&unit.code.digest)?
+        {
+            return Err(RuntimeError::new(Reason::Unprocessable, NOT_CONCURRENT));
+        }
         let env = unit.spec.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         let granted = Arc::new(unit.spec.state.clone());
         let ticks = u128::from(unit.spec.limits.cpu.0).div_ceil(engine::TICK.as_millis());
@@ -121,92 +132,154 @@ impl Runtime for WasmRuntime {
         let engines = Arc::clone(&self.engines);
         let slots = engines.slots.of(&unit.function);
         let outlet = Arc::new(engines.egress.outlet(&unit.function, &unit.spec.egress));
-        Ok(Arc::new(Ready(Arc::new(Revision { engines, unit, env, granted, ticks_max, outlet, slots }))))
+        let revision = Arc::new(Revision { engines, unit, env, granted, ticks_max, outlet, slots });
+        Ok(Arc::new(Ready { revision, linked: Mutex::default() }))
     }
 }
 
-/// The store of a call, its log and its meter.
-type Made = (Store<State>, Arc<CallLog>, Arc<Meter>);
-
 /// The form of a revision that the function service holds.
-struct Ready(Arc<Revision>);
+struct Ready {
+    revision: Arc<Revision>,
+    /// What its instances share, while there is one.
+    linked: Mutex<Weak<Linked>>,
+}
 
 impl fmt::Debug for Ready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ready").field(&self.0.unit.function).field(&self.0.unit.revision).finish()
+        let unit = &self.revision.unit;
+        f.debug_tuple("Ready").field(&unit.function).field(&unit.revision).finish()
+    }
+}
+
+impl Ready {
+    fn linked(&self) -> MutexGuard<'_, Weak<Linked>> {
+        self.linked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Prepared for Ready {
     fn start(&self) -> BoxFuture<'_, Result<Started, RuntimeError>> {
         Box::pin(async move {
-            let begun = Instant::now();
-            let loaded = self.0.load().await?;
+            let (begun, revision) = (Instant::now(), &self.revision);
+            let started = |linked, live, phases| {
+                let instance = Arc::new(WasmInstance::new(Arc::clone(revision), linked, live));
+                Started { instance, phases }
+            };
+            // Another instance has shown that it starts: this one costs next to nothing.
+            let shared = self.linked().upgrade();
+            if let Some(linked) = shared {
+                return Ok(started(linked, None, vec![("share", begun.elapsed())]));
+            }
+            let (contract, loaded) = revision.load().await?;
             let at_load = Instant::now();
-            let linked = self.0.link(loaded)?;
+            let linked = Arc::new(revision.link(contract, loaded)?);
             let at_link = Instant::now();
-            self.0.try_out(&linked).await?;
+            let live = revision.try_out(&linked).await?;
+            *self.linked() = Arc::downgrade(&linked);
             let phases =
                 vec![("load", at_load - begun), ("link", at_link - at_load), ("instantiate", at_link.elapsed())];
-            Ok(Started { instance: Arc::new(WasmInstance::new(Arc::clone(&self.0), linked)), phases })
+            // Without reuse it was only a trial.
+            let live = (revision.unit.spec.reuse != Reuse::Never).then_some(live);
+            Ok(started(linked, live, phases))
         })
     }
 }
 
 impl Revision {
     /// Returns the component from memory, or maps its file; compiles it where another process published it.
-    async fn load(&self) -> Result<Arc<Loaded>, RuntimeError> {
+    async fn load(&self) -> Result<(Contract, Arc<Loaded>), RuntimeError> {
         let engines = &self.engines;
         let (code, spare) = (&self.unit.code, engines.config.spare_bytes_max.0);
         if let Some(loaded) = engines.cache.get(&code.digest, spare) {
-            return Ok(loaded);
+            return Ok((loaded.contract, loaded));
         }
-        engines.compiler.ensure(&engines.engine, code).await.map_err(start_failed)?;
-        let (engine, path) = (engines.engine.clone(), engines.compiler.path(&code.digest));
-        let component = tokio::task::spawn_blocking(move || load(&engine, &path)).await;
+        let (contract, path) = engines.compiler.ensure(&engines.worlds, code).await.map_err(start_failed)?;
+        let worlds = Arc::clone(&engines.worlds);
+        let component = tokio::task::spawn_blocking(move || load(&worlds.of(contract)?.engine, &path)).await;
         let component = component.map_err(|e| start_failed(internal("load compiled code", &e)))?;
         let component = component.map_err(|e| start_failed(internal("load compiled code", &format!("{e:#}"))))?;
-        Ok(engines.cache.put(code.digest, component, spare))
+        Ok((contract, engines.cache.put(code.digest, contract, component, spare)))
     }
 
-    fn link(&self, loaded: Arc<Loaded>) -> Result<Linked, RuntimeError> {
-        let linked = self.engines.linker.instantiate_pre(&loaded.component);
-        let proxy = linked.and_then(ProxyPre::new);
-        let proxy = proxy.map_err(|e| start_failed(internal("link the component", &format!("{e:#}"))))?;
+    fn link(&self, contract: Contract, loaded: Arc<Loaded>) -> Result<Linked, RuntimeError> {
+        let pre = self.engines.worlds.link(contract, &loaded.component);
+        let pre = pre.map_err(|e| start_failed(internal("link the component", &format!("{e:#}"))))?;
         let slots = slots_of(&loaded.component, share::function_max(&self.engines.config));
         let slots = slots.map_err(|detail| RuntimeError::new(Reason::StartFailed, detail))?;
-        Ok(Linked { proxy, loaded, slots })
+        Ok(Linked { pre, loaded, slots })
     }
 
-    /// Instantiates once and throws the instance away.
-    async fn try_out(&self, linked: &Linked) -> Result<(), RuntimeError> {
-        let (store, log, meter) = self.store(CallId::fresh(), linked)?;
-        let trial = try_out(store, linked.proxy.clone(), log, self.unit.spec.limits.clone());
+    /// Instantiates once, so that what can never start is known.
+    async fn try_out(self: &Arc<Self>, linked: &Arc<Linked>) -> Result<Live, RuntimeError> {
+        let (log, meter) = self.attend(CallId::fresh());
+        let (revision, linked, made) = (Arc::clone(self), Arc::clone(linked), Arc::new(OnceLock::new()));
+        let (metered, out) = (Arc::clone(&meter), Arc::clone(&made));
+        let trial = async move {
+            let mut live = revision.live(&log, &metered, &linked).await?;
+            live.store.data_mut().rest();
+            out.set(Mutex::new(Some(live))).ok();
+            Ok(())
+        };
         let mut guest = Guest::Here(Box::pin(trial));
-        poll_fn(|cx| guest.poll(&meter, &self.engines.lane, cx)).await.map_err(start_failed)
+        poll_fn(|cx| guest.poll(&meter, &self.engines.lane, cx)).await.map_err(start_failed)?;
+        let live = made.get().and_then(|live| live.lock().ok()?.take());
+        live.ok_or_else(|| start_failed(failure::cut()))
     }
 
-    /// Makes the store of one call.
+    /// Returns what goes with one call: where its output goes, and what counts its CPU time.
+    pub(crate) fn attend(&self, call: CallId) -> (Arc<CallLog>, Arc<Meter>) {
+        let meter = Meter::new(Arc::clone(&self.engines.ticks), self.ticks_max);
+        (Arc::new(self.unit.logs.call(call)), Arc::new(meter))
+    }
+
+    /// Returns what counts the CPU time of calls that share a store.
+    pub(crate) fn shared_meter(&self) -> Meter {
+        Meter::shared(Arc::clone(&self.engines.ticks), self.ticks_max)
+    }
+
+    /// Returns when a call that begins now has to answer.
+    pub(crate) fn until(&self) -> Instant {
+        Instant::now() + self.unit.spec.timeout.run.duration()
+    }
+
+    /// Makes a store, as the present call's.
     ///
     /// # Errors
     /// `queue_full` when there is no slot for it.
-    pub(crate) fn store(&self, call: CallId, linked: &Linked) -> Result<Made, RuntimeError> {
-        let Self { engines, unit, env, granted, ticks_max, outlet, slots } = self;
+    pub(crate) fn store(
+        &self,
+        log: &Arc<CallLog>,
+        meter: &Arc<Meter>,
+        linked: &Linked,
+    ) -> Result<Store<State>, RuntimeError> {
+        let Self { engines, unit, env, granted, outlet, slots, .. } = self;
         let slot = slots.take(linked.slots)?;
-        let log = Arc::new(unit.logs.call(call));
-        let meter = Arc::new(Meter::new(Arc::clone(&engines.clock), *ticks_max));
         let grants = Grants {
             buckets: engines.buckets.clone(),
             namespace: unit.function.namespace.clone(),
             granted: Arc::clone(granted),
             patience: engines.config.state_patience.duration(),
-            until: Instant::now() + unit.spec.timeout.run.duration(),
+            until: self.until(),
         };
         let limiter = Limiter::new(unit.spec.limits.memory.0, &engines.memory);
-        let hooks = Hooks::new(outlet, &log);
+        let hooks = Hooks::new(outlet, log);
         let state =
-            State::new(env, (&log, hooks), Arc::clone(&meter), grants, limiter, engines.config.resources_max, slot);
-        Ok((Store::new(&engines.engine, state), log, meter))
+            State::new(env, (log, hooks), Arc::clone(meter), grants, limiter, engines.config.resources_max, slot);
+        Ok(Store::new(linked.loaded.component.engine(), state))
+    }
+
+    /// Makes a store with the component in it, as the present call's.
+    ///
+    /// # Errors
+    /// What keeps the component from starting; `queue_full` when there is no slot for it.
+    pub(crate) async fn live(
+        &self,
+        log: &Arc<CallLog>,
+        meter: &Arc<Meter>,
+        linked: &Linked,
+    ) -> Result<Live, RuntimeError> {
+        let store = self.store(log, meter, linked)?;
+        Live::new(store, &linked.pre, self.engines.config.reuse_calls_max.max(1), log, &self.unit.spec.limits).await
     }
 }
 

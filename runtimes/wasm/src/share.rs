@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_component_takes_a_slot_for_each_memory_or_two_tables() {
-        let engine = crate::engine::compiling().unwrap();
+        let engine = crate::engine::compiling(crate::contract::Contract::Handler02).unwrap();
         let slots = |parts: &str, max| {
             let text = format!("(component (core module $m {parts}) (core instance (instantiate $m)))");
             slots_of(&Component::new(&engine, wat::parse_str(text).unwrap()).unwrap(), max)

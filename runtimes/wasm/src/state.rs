@@ -1,8 +1,9 @@
-//! What a store holds for one call, and what it may grow to.
+//! What a store holds, for one call or several, and what it may grow to.
 
 use std::sync::Arc;
 
 use faas_runtime::logs::{CallLog, Stream};
+use tokio::time::Instant;
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -13,7 +14,7 @@ use crate::failure::Denied;
 use crate::host::keyvalue::Grants;
 use crate::host::outgoing::Hooks;
 use crate::meter::Meter;
-use crate::output::Output;
+use crate::output::{CurrentLog, Output};
 use crate::share::{Budget, Slot};
 
 /// Random bytes of one host call at most.
@@ -33,10 +34,27 @@ pub(crate) struct State {
     pub(crate) meter: Arc<Meter>,
     pub(crate) env: Arc<[(String, String)]>,
     pub(crate) grants: Grants,
+    log: Arc<CurrentLog>,
     _slot: Slot,
 }
 
 impl State {
+    /// Makes the store another call's.
+    pub(crate) fn begin(&mut self, log: &Arc<CallLog>, meter: &Arc<Meter>, until: Instant) {
+        self.log.turn_to(Some(Arc::clone(log)));
+        self.hooks.begin(log);
+        self.meter = Arc::clone(meter);
+        self.grants.until = until;
+    }
+
+    /// Makes the store nobody's, and gives back what was only the call's.
+    pub(crate) fn rest(&mut self) {
+        self.log.turn_to(None);
+        self.hooks.rest();
+        // Nothing is always there.
+        let _there = self.limiter.lend(0);
+    }
+
     pub(crate) fn new(
         env: &Arc<[(String, String)]>,
         (log, hooks): (&Arc<CallLog>, Hooks),
@@ -47,9 +65,10 @@ impl State {
         slot: Slot,
     ) -> Self {
         let mut wasi = WasiCtx::builder();
+        let log = CurrentLog::new(log);
         wasi.envs(env)
-            .stdout(Output::new(log, Stream::Stdout))
-            .stderr(Output::new(log, Stream::Stderr))
+            .stdout(Output::new(&log, Stream::Stdout))
+            .stderr(Output::new(&log, Stream::Stderr))
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
@@ -58,7 +77,18 @@ impl State {
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(resources_max.clamp(32, 100_000) as usize);
-        Self { wasi: wasi.build(), http, hooks, table, limiter, meter, env: Arc::clone(env), grants, _slot: slot }
+        Self {
+            wasi: wasi.build(),
+            http,
+            hooks,
+            table,
+            limiter,
+            meter,
+            env: Arc::clone(env),
+            grants,
+            log,
+            _slot: slot,
+        }
     }
 }
 
@@ -88,6 +118,11 @@ pub(crate) struct Limiter {
 impl Limiter {
     pub(crate) fn new(memory_bytes_max: u64, all: &Arc<Budget>) -> Self {
         Self { memory_bytes_max, memory_bytes: 0, lent_bytes: 0, all: Arc::clone(all), denied: None }
+    }
+
+    /// Returns the memory of the guest.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
     }
 
     /// Counts what a host call holds for the guest, in place of what the one before held;

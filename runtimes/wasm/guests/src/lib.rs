@@ -41,6 +41,12 @@ impl Guest for Trial {
                 subscribe_duration(3_600_000_000_000).block();
             },
             "/broken" => broken(out),
+            "/leak-body" => {
+                let head = response(&[]);
+                let body = head.body().expect("the body is taken once");
+                ResponseOutparam::set(out, Ok(head));
+                std::mem::forget(body);
+            }
             "/unfinished" => unfinished(out),
             "/after" => after(out, query.parse().unwrap_or(50)),
             "/after-trap" => {

@@ -57,7 +57,7 @@ fn other_worlds_are_named() {
     let export = |name: &str| format!(r#"(component (instance $i) (export "{name}" (instance $i)))"#);
     assert!(refusal("(component)").contains("does not export"));
     assert!(refusal(&export("wasi:cli/run@0.2.0")).contains("command"));
-    assert!(refusal(&export("wasi:http/handler@0.3.0")).contains("0.3"));
+    assert!(refusal(&export("wasi:http/handler@0.3.0-rc-2025-09-16")).contains("does not export"));
     assert!(refusal(&export("wasi:http/incoming-handler@0.2.0-rc-2023-11-10")).contains("does not export"));
 }
 
@@ -83,4 +83,38 @@ fn malformed_bytes_are_refused_at_every_cut_and_flip() {
             drop(check(&bad));
         }
     }
+}
+
+#[test]
+fn the_handler_tells_the_contract_and_the_later_one_is_taken() {
+    let found = |parts: &str| check(&wat::parse_str(format!("(component (instance $i) {parts})")).unwrap());
+    let export = |name: &str| format!(r#"(export "{name}" (instance $i))"#);
+    let (old, new) = (export("wasi:http/incoming-handler@0.2.12"), export("wasi:http/handler@0.3.0"));
+    assert_eq!(found(&old), Ok(Contract::Handler02));
+    assert_eq!(found(&new), Ok(Contract::Handler03));
+    assert_eq!(found(&format!("{old}{new}")), Ok(Contract::Handler03));
+}
+
+#[test]
+fn interfaces_of_0_3_are_for_components_of_0_3_beside_those_of_0_2() {
+    let imports = |names: &[&str], handler: &str| {
+        let imports: String = names.iter().map(|name| format!("(import \"{name}\" (instance))")).collect();
+        let export = format!(r#"(instance $i) (export "{handler}" (instance $i))"#);
+        check(&wat::parse_str(format!("(component {imports} {export})")).unwrap())
+    };
+    let new = ["wasi:http/client@0.3.0", "wasi:clocks/system-clock@0.3.0"];
+    let old = ["wasi:io/poll@0.2.6", "wasi:keyvalue/store@0.2.0-draft2"];
+    assert_eq!(imports(&[new, old].concat(), "wasi:http/handler@0.3.0"), Ok(Contract::Handler03));
+    let refused = imports(&new, "wasi:http/incoming-handler@0.2.0").unwrap_err();
+    assert!(refused.contains("wasi:http/client@0.3.0"), "{refused}");
+}
+
+#[test]
+fn a_component_for_a_later_wasi_is_told_both_versions() {
+    let text = refusal(r#"(component (instance $i) (export "wasi:http/handler@0.3.2" (instance $i)))"#);
+    assert!(text.contains("wasi:http/handler@0.3.2") && text.contains("WASI 0.3.0"), "{text}");
+    let import = r#"(component (import "wasi:http/types@0.3.1" (instance)) (instance $i)
+        (export "wasi:http/handler@0.3.0" (instance $i)))"#;
+    let text = refusal(import);
+    assert!(text.contains("wasi:http/types@0.3.1") && text.contains("WASI 0.3.0"), "{text}");
 }

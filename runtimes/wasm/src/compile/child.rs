@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use faas_model::Reason;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 
-use super::{Limits, Refusal};
+use super::{Limits, Refusal, Verdict};
+use crate::contract::{Contract, Pre};
 use crate::{check, engine, host};
 
 /// Exit status of a refusal: `EX_DATAERR` of sysexits.
@@ -15,25 +16,23 @@ const REFUSED: u8 = 65;
 const NICE: i32 = 10;
 
 /// The body of the hidden subcommand that compiles: a component on standard
-/// input, its compiled form on standard output, a refusal as one line of JSON on
+/// input, its compiled form on standard output, a verdict as one line of JSON on
 /// standard error. The last argument of the process holds its limits.
 ///
 /// Call it first thing in `main`, before any thread or runtime and with no file open:
 /// it closes every descriptor but the standard three, and ends with its parent.
 #[must_use]
 pub fn compile_child() -> ExitCode {
-    match compile() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(refusal) => {
-            let mut stderr = io::stderr().lock();
-            // Without a reader there is nobody to tell.
-            serde_json::to_writer(&mut stderr, &refusal).ok();
-            ExitCode::from(REFUSED)
-        }
-    }
+    let (verdict, code) = match compile() {
+        Ok(contract) => (Verdict::Compiled(contract), ExitCode::SUCCESS),
+        Err(refusal) => (Verdict::Refused(refusal), ExitCode::from(REFUSED)),
+    };
+    // Without a reader there is nobody to tell.
+    serde_json::to_writer(&mut io::stderr().lock(), &verdict).ok();
+    code
 }
 
-fn compile() -> Result<(), Refusal> {
+fn compile() -> Result<Contract, Refusal> {
     let limits = std::env::args().next_back();
     let limits: Limits = limits
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -48,19 +47,20 @@ fn compile() -> Result<(), Refusal> {
     if bytes.len() as u64 > max {
         return Err(unprocessable(format!("the code is over {max} bytes")));
     }
-    check::check(&bytes).map_err(unprocessable)?;
-    let compiled = translate(&bytes)?;
-    write(&compiled)
+    let contract = check::check(&bytes).map_err(unprocessable)?;
+    let compiled = translate(contract, &bytes)?;
+    write(&compiled)?;
+    Ok(contract)
 }
 
 /// Compiles, and links once, so that what is missing is known before anything is deployed.
-fn translate(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
+fn translate(contract: Contract, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
     let broken = |e: wasmtime::Error| refusal(Reason::Internal, format!("the compiler did not start: {e:#}"));
-    let engine = engine::compiling().map_err(broken)?;
+    let engine = engine::compiling(contract).map_err(broken)?;
     let component = wasmtime::component::Component::new(&engine, bytes).map_err(told)?;
-    let linker = host::linker(&engine).map_err(broken)?;
+    let linker = host::linker(contract, &engine).map_err(broken)?;
     let linked = linker.instantiate_pre(&component).map_err(told)?;
-    wasmtime_wasi_http::p2::bindings::ProxyPre::new(linked).map_err(told)?;
+    Pre::new(contract, linked).map_err(told)?;
     component.serialize().map_err(told)
 }
 

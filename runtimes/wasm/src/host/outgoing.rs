@@ -26,6 +26,17 @@ impl Hooks {
     pub(crate) fn new(outlet: &Arc<Outlet>, log: &Arc<CallLog>) -> Self {
         Self { outlet: Arc::clone(outlet), log: Arc::clone(log), sender: None }
     }
+
+    /// Makes them another call's, with bounds of its own.
+    pub(crate) fn begin(&mut self, log: &Arc<CallLog>) {
+        self.log = Arc::clone(log);
+        self.sender = None;
+    }
+
+    /// Gives back what was only the call's.
+    pub(crate) fn rest(&mut self) {
+        self.sender = None;
+    }
 }
 
 impl WasiHttpHooks for Hooks {
@@ -54,6 +65,10 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_CHUNK_BYTES
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
         BODY_CHUNK_BYTES
     }
 }

@@ -29,23 +29,32 @@ pub fn egress() -> Egress {
     Egress::open(egress::Config::default()).unwrap()
 }
 
-/// Builds the trial guest once per test binary; cargo itself knows when nothing is to be done.
+/// Returns the trial guest of WASI 0.2.
 pub fn guest() -> &'static Path {
     static GUEST: OnceLock<PathBuf> = OnceLock::new();
-    GUEST.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"])
-            .arg(&target)
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/guests"))
-            .env_remove("CARGO_TARGET_DIR")
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS")
-            .status()
-            .unwrap();
-        assert!(status.success(), "the trial guest builds (rustup target add wasm32-wasip2)");
-        target.join("wasm32-wasip2/release/trial.wasm")
-    })
+    GUEST.get_or_init(|| build("guests", "trial"))
+}
+
+/// Returns the trial guest of WASI 0.3.
+pub fn service() -> &'static Path {
+    static SERVICE: OnceLock<PathBuf> = OnceLock::new();
+    SERVICE.get_or_init(|| build("guests/service", "service"))
+}
+
+/// Builds a guest once per test binary; cargo itself knows when nothing is to be done.
+fn build(folder: &str, name: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"])
+        .arg(&target)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))
+        .env_remove("CARGO_TARGET_DIR")
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .status()
+        .unwrap();
+    assert!(status.success(), "the trial guest builds (rustup target add wasm32-wasip2)");
+    target.join(format!("wasm32-wasip2/release/{name}.wasm"))
 }
 
 pub fn code(path: &Path) -> Code {
