@@ -40,6 +40,11 @@ pub(crate) async fn run(arguments: &HttpArguments) -> Result<()> {
         "connections {}, {} rounds of {} s, interleaved; CPU is the server's alone",
         arguments.connections, arguments.rounds, arguments.seconds
     );
+    for name in ["hello", "thumbnail"] {
+        let small = folder.path().join(format!("{name}-kept"));
+        samples::manifest(&small, &kept(name), name, "reuse = \"sequential\"\nscale = { max = 100 }")?;
+        platform.deploy(&small).await?;
+    }
     for name in ["hello", "orders", "thumbnail"] {
         let mut peers = peers_of(name, &platform, arguments).await?;
         for _ in 0..arguments.rounds {
@@ -51,6 +56,11 @@ pub(crate) async fn run(arguments: &HttpArguments) -> Result<()> {
         report(name, &peers);
     }
     Ok(())
+}
+
+/// Returns the name of a sample that keeps its stores.
+fn kept(name: &str) -> String {
+    format!("{name}-kept")
 }
 
 async fn peers_of(name: &'static str, platform: &Platform, arguments: &HttpArguments) -> Result<Vec<Peer>> {
@@ -69,6 +79,11 @@ async fn peers_of(name: &'static str, platform: &Platform, arguments: &HttpArgum
         },
         Peer { name: "faas up", pid: platform.ready().pid, shot: ours, samples: Vec::new(), _child: None },
     ];
+    if name != "orders" {
+        let shot = shot_of(name, functions, &format!("/function/{}", kept(name)))?;
+        let pid = platform.ready().pid;
+        peers.push(Peer { name: "faas up, sequential", pid, shot, samples: Vec::new(), _child: None });
+    }
     // `wasmtime serve` has no wasi:keyvalue 0.2.0-draft2, so orders cannot run there.
     if let (Some(wasmtime), true) = (&arguments.wasmtime, name != "orders") {
         for (label, reuse) in [("wasmtime serve", None), ("wasmtime serve, reuse 128", Some("128"))] {
@@ -195,10 +210,11 @@ fn report(name: &str, peers: &[Peer]) {
     }
     let middle =
         |name: &str| peers.iter().find(|p| p.name == name).map(|p| spread(p.samples.iter().map(|s| s.cpu_us)).1);
-    if let Some(ours) = middle("faas up") {
-        for peer in peers.iter().filter(|p| p.name != "faas up") {
+    for own in ["faas up", "faas up, sequential"] {
+        let Some(ours) = middle(own) else { continue };
+        for peer in peers.iter().filter(|p| !p.name.starts_with("faas up")) {
             if let Some(other) = middle(peer.name) {
-                println!("  faas up costs {:.2}x the CPU of {}", ours / other, peer.name);
+                println!("  {own} costs {:.2}x the CPU of {}", ours / other, peer.name);
             }
         }
     }
