@@ -4,6 +4,7 @@ mod counts;
 mod deploys;
 mod flaky;
 mod life;
+mod reuse;
 mod simple;
 mod slow;
 mod suite;

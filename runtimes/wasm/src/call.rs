@@ -283,6 +283,15 @@ impl Guest {
         }
     }
 
+    /// Notes that the call is over: it answered, with an error.
+    pub(crate) fn answered(&mut self) {
+        if let Self::Beside(..) = self
+            && let Self::Beside(presence, _) = std::mem::replace(self, Self::Here(Box::pin(std::future::pending())))
+        {
+            presence.end();
+        }
+    }
+
     /// Notes that there will be no answer: what the end of the guest says is to be waited for.
     pub(crate) fn unanswered(&mut self) {
         if let Self::Beside(presence, outlived) = self {

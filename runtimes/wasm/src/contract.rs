@@ -80,9 +80,10 @@ impl Worlds {
         }
         let made = World::new(contract, &self.config)?;
         // Of two that were made at once, one goes away unused.
-        let world = self.second.get_or_init(|| made);
-        self.clock.drives(&world.engine);
-        Ok(world)
+        Ok(self.second.get_or_init(|| {
+            self.clock.drives(&made.engine);
+            made
+        }))
     }
 
     /// Links a component.

@@ -57,14 +57,11 @@ impl Drive {
                 && let Some(outcome) = self.poll_head(cx)
             {
                 match outcome {
-                    Ok(answer) => {
-                        if matches!(self.guest, Guest::Beside(..)) {
-                            // Its store goes on with other calls: the body tells its end.
-                            self.ended = Some(Ok(()));
-                        }
-                        self.answer = Some(answer);
+                    Ok(answer) => self.answer = Some(answer),
+                    Err(failure) => {
+                        self.guest.answered();
+                        return Poll::Ready(Err(failure));
                     }
-                    Err(failure) => return Poll::Ready(Err(failure)),
                 }
             }
             let Some(answer) = &mut self.answer else {
@@ -120,7 +117,7 @@ impl Drive {
             return Err(failure.clone());
         }
         let (head, start, rest) = answer.take_apart();
-        if whole && ended.is_some() && !matches!(self.guest, Guest::Beside(..)) {
+        if whole && ended.is_some() {
             return Ok(http::Response::from_parts(head, start.into()));
         }
         let guest = std::mem::replace(&mut self.guest, Guest::Here(Box::pin(std::future::pending())));

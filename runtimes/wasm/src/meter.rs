@@ -155,4 +155,23 @@ mod tests {
         clock.fetch_add(1, Ordering::Relaxed);
         assert!(meter.tick().is_err() && meter.is_over());
     }
+
+    #[test]
+    fn calls_side_by_side_share_a_limit_that_begins_anew_with_each_answer() {
+        let clock = Arc::new(AtomicU64::new(0));
+        let meter = Meter::shared(Arc::clone(&clock), 2);
+        meter.progress(2);
+        for _ in 0..4 {
+            clock.fetch_add(1, Ordering::Relaxed);
+            assert!(charged(&meter), "two calls may have two ticks each");
+        }
+        meter.progress(1);
+        assert!(!meter.is_hot());
+        clock.fetch_add(1, Ordering::Relaxed);
+        assert!(charged(&meter) && !meter.is_hot(), "one tick says little of a store that is often at work");
+        clock.fetch_add(1, Ordering::Relaxed);
+        assert!(charged(&meter) && meter.is_hot());
+        clock.fetch_add(1, Ordering::Relaxed);
+        assert!(meter.tick().is_err() && meter.is_over(), "the third tick is over the limit of one call");
+    }
 }
