@@ -43,7 +43,13 @@ fn compile() -> Result<Contract, Refusal> {
     let max = limits.code_bytes_max;
     let mut bytes = Vec::new();
     let read = io::stdin().lock().take(max + 1).read_to_end(&mut bytes);
-    read.map_err(|e| refusal(Reason::Internal, format!("the code was not read: {e}")))?;
+    read.map_err(|e| match e.kind() {
+        // In the words of the parent for a compiler that ran out of it later.
+        io::ErrorKind::OutOfMemory => {
+            unprocessable(format!("compiling took more than {} MiB of memory", limits.memory_bytes >> 20))
+        }
+        _ => refusal(Reason::Internal, format!("the code was not read: {e}")),
+    })?;
     if bytes.len() as u64 > max {
         return Err(unprocessable(format!("the code is over {max} bytes")));
     }
