@@ -1,8 +1,13 @@
-//! What a fresh call costs: printed, never asserted.
+//! What a call costs, fresh and in a store that is kept: printed, never asserted.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, and a report")]
 
 mod common;
 
-use common::trial;
+use std::path::Path;
+
+use common::{Trial, code, guest, service, shared};
+use faas_model::manifest::{FunctionSpec, Reuse};
 
 /// CPU time of this thread in nanoseconds.
 fn cpu_ns() -> u64 {
@@ -10,10 +15,8 @@ fn cpu_ns() -> u64 {
     text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
 }
 
-#[tokio::test]
-async fn a_fresh_call_costs() {
-    let trial = trial("costs", |_| {}).await;
-    for path in ["/hello", "/count", "/big?20000"] {
+async fn costs(trial: &Trial, what: &str, paths: &[&str]) {
+    for path in paths {
         for _ in 0..200 {
             trial.text(path).await.unwrap();
         }
@@ -21,6 +24,39 @@ async fn a_fresh_call_costs() {
         for _ in 0..calls {
             trial.text(path).await.unwrap();
         }
-        println!("{path}: {} ns of CPU per fresh call", (cpu_ns() - begun) / calls);
+        println!("{what} {path}: {} ns of CPU per call", (cpu_ns() - begun) / calls);
     }
+}
+
+async fn trial(guest: &Path, reuse: Reuse) -> Trial {
+    let spec = FunctionSpec { reuse, ..FunctionSpec::default() };
+    shared().start("costs", code(guest), spec).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_call_costs() {
+    for reuse in [Reuse::Never, Reuse::Sequential] {
+        costs(&trial(guest(), reuse).await, &format!("0.2 {reuse:?}"), &["/hello", "/count", "/big?20000"]).await;
+    }
+    // One thread: what the driver of a shared store costs is counted with its callers.
+    for reuse in [Reuse::Never, Reuse::Sequential, Reuse::Concurrent] {
+        costs(&trial(service(), reuse).await, &format!("0.3 {reuse:?}"), &["/hello", "/count", "/big?20000"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_further_instance_costs() {
+    use faas_runtime::Runtime as _;
+
+    let function = faas_model::FunctionName::in_default("starts").unwrap();
+    let spec = FunctionSpec { reuse: Reuse::Sequential, ..FunctionSpec::default() };
+    let unit = shared().unit(&function, code(guest()), spec);
+    shared().runtime.install(&unit.code).await.unwrap();
+    let prepared = shared().runtime.prepare(unit).unwrap();
+    let _first = prepared.start().await.unwrap();
+    let (starts, begun) = (50_000, cpu_ns());
+    for _ in 0..starts {
+        prepared.start().await.unwrap().instance.stop().await;
+    }
+    println!("{} ns of CPU per further start and stop", (cpu_ns() - begun) / starts);
 }
