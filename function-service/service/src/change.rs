@@ -78,7 +78,7 @@ impl Registry {
             Err(error) => {
                 let _publishing = self.publishing.lock().await;
                 self.reinstate(&function);
-                self.publish();
+                self.publish_one(name);
                 return Err(error.into());
             }
         };
@@ -96,6 +96,6 @@ impl Registry {
     async fn vanish(&self, name: &FunctionName) {
         let _publishing = self.publishing.lock().await;
         self.take(name);
-        self.publish();
+        self.publish_one(name);
     }
 }

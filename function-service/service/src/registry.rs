@@ -121,7 +121,7 @@ impl Registry {
         let mut record = self.functions.get(name).map_or_else(fresh, |f| f.record.clone());
         record.aliases.insert(alias.clone(), at);
         self.apply(record, Some(target)).await?;
-        self.publish();
+        self.publish_one(name);
         Ok(())
     }
 
@@ -167,10 +167,18 @@ impl Registry {
         self.functions.remove(name).map(|(_, function)| function)
     }
 
-    /// Publishes the catalogue as the functions are now. The caller holds `publishing`.
+    /// Publishes the catalogue of all functions as they are now. The caller holds `publishing`.
     pub(crate) fn publish(&self) {
         let entries: Vec<_> = self.functions.iter().filter_map(|f| f.entry()).collect();
         self.catalogue.send_replace(Arc::new(Catalogue::new(entries)));
+    }
+
+    /// Publishes the catalogue with one function as it is now, or without it. The caller holds `publishing`.
+    pub(crate) fn publish_one(&self, name: &FunctionName) {
+        let entry = self.functions.get(name).and_then(|f| f.entry());
+        let before = self.catalogue();
+        let now = entry.map_or_else(|| before.without(name), |entry| before.with(entry));
+        self.catalogue.send_replace(Arc::new(now));
     }
 
     /// Removes compiled code and code that nobody uses.
@@ -198,6 +206,10 @@ impl Registry {
         // Before the orphans are listed: the compiled code of what it frees is among them.
         self.shared.repo.sweep().await?;
         let orphans = self.shared.repo.orphans().await?;
+        if orphans.is_empty() {
+            // Looking costs a read per function; once is enough.
+            return Ok(());
+        }
         for code in &orphans {
             for runtime in self.shared.runtimes.values() {
                 runtime.forget(code).await;

@@ -63,7 +63,7 @@ impl Directory {
             .unwrap_or_else(|_| Authority::from_static("faas.internal"));
         let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
         let catalogue = catalogue.borrow();
-        if functions.len() >= catalogue.functions().count() + STALE_MAX {
+        if functions.len() >= catalogue.len() + STALE_MAX {
             functions.retain(|name, _| catalogue.function(name).is_some());
         }
         functions.entry(function.clone()).or_insert_with(|| Arc::new(Known::new(&label, authority))).clone()
