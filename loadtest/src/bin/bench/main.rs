@@ -4,6 +4,9 @@
 #![allow(clippy::print_stdout, reason = "the report on stdout is what this program is for")]
 
 mod bare;
+mod cold;
+mod density;
+mod fleet;
 mod measure;
 mod state;
 
@@ -34,6 +37,10 @@ enum Command {
     Http(HttpArguments),
     /// Gets through the key-value door beside bare hyper, puts beside the raw engine.
     State(HttpArguments),
+    /// Cold starts from stored code, one after the other, over functions of distinct code.
+    Cold(cold::Arguments),
+    /// What thousands of deployed functions cost: deploys, restart, memory, warm requests, a burst, live instances.
+    Density(density::Arguments),
 }
 
 /// How long and how often to measure.
@@ -66,5 +73,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bare { body_bytes, threads } => runtime(threads)?.block_on(bare::serve(body_bytes)),
         Command::Http(http) => runtime(2)?.block_on(measure::run(&http)),
         Command::State(http) => runtime(2)?.block_on(state::run(&http)),
+        Command::Cold(cold) => runtime(2)?.block_on(cold::run(&cold)),
+        Command::Density(density) => runtime(2)?.block_on(density::run(&density)),
     }
 }
