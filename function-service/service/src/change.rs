@@ -49,7 +49,7 @@ impl Registry {
         if *alias == Name::alias_live() {
             self.check_routes(function, &revision.spec)?;
         }
-        let before = self.function(function)?.record.aliases.get(alias).map(|at| at.revision);
+        let before = self.function(function)?.alias(alias).map(|alias| alias.at.revision);
         let at = repo.promote(function, alias, &id, None, expected).await?;
         let target = Target::new(revision, at.settings.clone());
         self.show(function, alias, at.clone(), target).await?;
@@ -62,11 +62,11 @@ impl Registry {
         let _turn = self.changing.lock(name).await;
         let function = self.function(name)?;
         self.vanish(name).await;
-        let grace = function.lanes.values().map(|l| l.target().revision.spec.timeout.grace.duration()).max();
-        for lane in function.lanes.values() {
+        let grace = function.lanes().map(|l| l.target().revision.spec.timeout.grace.duration()).max();
+        for lane in function.lanes() {
             lane.drain(Farewell::Removed);
         }
-        for lane in function.lanes.values() {
+        for lane in function.lanes() {
             if timeout(grace.unwrap_or_default(), lane.rested()).await.is_err() {
                 lane.cut().await;
             }

@@ -72,13 +72,13 @@ impl Registry {
         };
         self.shared.runtime(plan.spec.runtime).map_err(unknown)?;
         self.check_routes(&plan.function, &plan.spec)?;
-        let current = self.function(&plan.function).ok().map(|f| f.live.revision);
+        let current = self.function(&plan.function).ok().and_then(|f| Some(f.live()?.at.revision));
         if plan.expected.holds(current) { Ok(()) } else { Err(RepoError::Conflict { current }.into()) }
     }
 
     async fn install_and_publish(&self, plan: &Plan, kept: &Kept, clock: &mut Clock) -> Result<Deployed, DeployError> {
         let id = plan.spec.revision_id(&kept.digest());
-        let before = self.function(&plan.function).ok().map(|f| f.live.revision);
+        let before = self.function(&plan.function).ok().and_then(|f| Some(f.live()?.at.revision));
         // The revision that `live` points to compiled and answered once.
         let prepared = if before == Some(id) {
             None
@@ -116,7 +116,7 @@ impl Registry {
             function: plan.function.clone(),
             revision: plan.spec.revision_id(&code.digest),
             spec: Arc::new(plan.spec.clone()),
-            code,
+            code: code.digest,
             logs: self.shared.logs.writer(&plan.function),
         })
     }
@@ -126,7 +126,7 @@ impl Registry {
         let (function, spec) = (unit.function.clone(), unit.spec.clone());
         let prepared = self.shared.runtime(spec.runtime)?.prepare(unit).map_err(|e| refused(e.reason, &e.detail))?;
         let cold = spec.timeout.cold.duration();
-        let started = match timeout(cold, prepared.start()).await {
+        let started = match timeout(cold, self.shared.tended.start(|| prepared.start())).await {
             Ok(started) => started.map_err(|e| refused(e.reason, &e.detail))?,
             Err(_) => return Err(refused(Reason::ColdTimeout, &format!("timeout.cold = {} ms", cold.as_millis()))),
         };

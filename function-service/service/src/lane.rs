@@ -21,6 +21,7 @@ use crate::meters::Meters;
 use crate::pool::{Action, Farewell, Fate, Input, InstanceId, Pool, Refusal, Ticket, Time};
 use crate::target::{Shared, Target};
 use crate::tasks::Tasks;
+use crate::tended::Tended;
 
 /// One alias of a function and its instances.
 #[derive(Debug)]
@@ -161,6 +162,36 @@ impl Lane {
     /// Stops every instance that runs no call.
     pub(crate) fn evict(self: &Arc<Self>) {
         self.input(Input::Evict);
+    }
+
+    /// Stops every instance that runs no call, waits until they are, and returns how many.
+    pub(crate) async fn evict_now(self: &Arc<Self>) -> usize {
+        let stopping = {
+            let mut state = self.lock();
+            self.step(&mut state, Input::Evict, None);
+            let (stops, others) = mem::take(&mut state.commands).into_iter().partition(Command::is_stop);
+            state.commands = others;
+            // The task may have nothing left to tend.
+            self.poke.notify_one();
+            stops
+        };
+        let stopping: Vec<Command> = stopping;
+        let stopped = stopping.len();
+        for command in stopping {
+            if let Command::Stop(running) = command {
+                tend::stop(self.clone(), running).await;
+            }
+        }
+        stopped
+    }
+
+    /// Returns since when the instance is idle that was unused longest; `None` when none could be stopped.
+    pub(crate) fn idle_since(&self) -> Option<Time> {
+        self.lock().pool.idle_since()
+    }
+
+    pub(crate) fn tended(&self) -> &Tended {
+        &self.shared.tended
     }
 
     /// Waits until a drained lane has no instance left.
@@ -343,6 +374,12 @@ impl Lane {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Command {
+    fn is_stop(&self) -> bool {
+        matches!(self, Self::Stop(_))
     }
 }
 

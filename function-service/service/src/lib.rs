@@ -29,6 +29,7 @@ mod registry;
 mod service;
 mod target;
 mod tasks;
+mod tended;
 #[cfg(test)]
 mod tests;
 mod view;

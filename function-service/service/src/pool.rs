@@ -114,6 +114,15 @@ impl Pool {
         [idle, pause, self.waiting.first_deadline()].into_iter().flatten().min()
     }
 
+    /// Returns since when the instance is idle that was unused longest, if instances above `min` are.
+    pub(crate) fn idle_since(&self) -> Option<Time> {
+        let idle = self.instances.iter().filter_map(|slot| match slot.state {
+            State::Ready { busy: 0, idle_since } => Some(idle_since),
+            _ => None,
+        });
+        if self.stoppable() > 0 { idle.min() } else { None }
+    }
+
     /// Returns whether nothing runs, starts, waits, or has to be kept.
     pub(crate) fn at_rest(&self) -> bool {
         let kept = self.limits.min > 0 && self.ended.is_none();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
 use faas_invoke::CatalogueWatch;
-use faas_model::{Catalogue, Digest, Entry, FunctionName, Name, Reason, Revision};
+use faas_model::{ALIAS_LIVE, Catalogue, Digest, Entry, FunctionName, Name, Reason, Revision};
 use faas_repo::{AliasRecord, FunctionRecord, RepoError};
 use tokio::sync::{Mutex, watch};
 
@@ -36,9 +36,18 @@ pub(crate) struct Registry {
 /// A deployed function. Replaced whole at every change; lanes that did not change are shared.
 #[derive(Debug)]
 pub(crate) struct Function {
-    pub(crate) record: FunctionRecord,
-    pub(crate) live: AliasRecord,
-    pub(crate) lanes: BTreeMap<Name, Arc<Lane>>,
+    name: FunctionName,
+    /// In the order of their names. No map: its smallest node has room for eleven, and there are
+    /// thousands of functions with one alias each.
+    aliases: Box<[Alias]>,
+}
+
+/// An alias of a function.
+#[derive(Debug)]
+pub(crate) struct Alias {
+    name: Name,
+    pub(crate) at: AliasRecord,
+    lane: Arc<Lane>,
 }
 
 impl Registry {
@@ -70,7 +79,7 @@ impl Registry {
 
     /// Returns the lane of an alias.
     pub(crate) fn lane(&self, name: &FunctionName, alias: &Name) -> Option<Arc<Lane>> {
-        self.functions.get(name)?.lanes.get(alias).cloned()
+        self.functions.get(name)?.alias(alias).map(|alias| alias.lane.clone())
     }
 
     /// Refuses a revision whose routes another function holds.
@@ -88,7 +97,7 @@ impl Registry {
     /// the alias that changed, the store is not read: what was written is shown.
     pub(crate) async fn apply(&self, record: FunctionRecord, fresh: Option<Target>) -> Result<(), RepoError> {
         let old = self.functions.get(&record.function).map(|f| f.clone());
-        let mut known: Vec<_> = old.iter().flat_map(|f| f.lanes.values()).map(|lane| lane.target()).collect();
+        let mut known: Vec<_> = old.iter().flat_map(|f| f.lanes()).map(|lane| lane.target()).collect();
         known.extend(fresh.map(Arc::new));
         let mut targets = BTreeMap::new();
         for (alias, at) in &record.aliases {
@@ -118,7 +127,7 @@ impl Registry {
         target: Target,
     ) -> Result<(), RepoError> {
         let fresh = || FunctionRecord { function: name.clone(), aliases: BTreeMap::new() };
-        let mut record = self.functions.get(name).map_or_else(fresh, |f| f.record.clone());
+        let mut record = self.functions.get(name).map_or_else(fresh, |f| f.record());
         record.aliases.insert(alias.clone(), at);
         self.apply(record, Some(target)).await?;
         self.publish_one(name);
@@ -126,14 +135,16 @@ impl Registry {
     }
 
     fn install(&self, record: FunctionRecord, targets: BTreeMap<Name, Arc<Target>>, old: Option<&Function>) {
-        let Some(live) = record.aliases.get(&Name::alias_live()).cloned() else {
+        if !record.aliases.contains_key(&Name::alias_live()) {
             tracing::error!(function = %record.function, "function has no alias `live`, it is left out");
             return;
-        };
-        let mut lanes = BTreeMap::new();
+        }
+        let FunctionRecord { function: name, aliases: mut records } = record;
+        let mut aliases = Vec::with_capacity(targets.len());
         for (alias, target) in targets {
-            let lane = match old.and_then(|f| f.lanes.get(&alias)) {
-                Some(lane) => {
+            let Some(at) = records.remove(&alias) else { continue };
+            let lane = match old.and_then(|f| f.alias(&alias)) {
+                Some(Alias { lane, .. }) => {
                     let now = lane.target();
                     if now.revision.id != target.revision.id || now.settings != target.settings {
                         lane.roll(target);
@@ -145,11 +156,12 @@ impl Registry {
             if self.draining.load(Ordering::SeqCst) {
                 lane.drain(Farewell::Stopping);
             }
-            lanes.insert(alias, lane);
+            aliases.push(Alias { name: alias, at, lane });
         }
-        let gone = old.into_iter().flat_map(|f| &f.lanes).filter(|(alias, _)| !lanes.contains_key(*alias));
-        gone.for_each(|(_, lane)| lane.drain(Farewell::Removed));
-        self.functions.insert(record.function.clone(), Arc::new(Function { record, live, lanes }));
+        let function = Function { name: name.clone(), aliases: aliases.into() };
+        let gone = old.into_iter().flat_map(|f| &f.aliases).filter(|alias| function.alias(&alias.name).is_none());
+        gone.for_each(|alias| alias.lane.drain(Farewell::Removed));
+        self.functions.insert(name, Arc::new(function));
     }
 
     /// Puts a function back whose removal failed.
@@ -158,8 +170,8 @@ impl Registry {
             let target = lane.target();
             Arc::new(Target::new(target.revision.clone(), target.settings.clone()))
         };
-        let targets = function.lanes.iter().map(|(alias, lane)| (alias.clone(), fresh(lane))).collect();
-        self.install(function.record.clone(), targets, None);
+        let targets = function.aliases.iter().map(|alias| (alias.name.clone(), fresh(&alias.lane))).collect();
+        self.install(function.record(), targets, None);
     }
 
     /// Takes a function out of sight.
@@ -223,14 +235,14 @@ impl Registry {
     }
 
     pub(crate) fn summaries(&self, namespace: &Name) -> Vec<Summary> {
-        let of = self.functions.iter().filter(|f| f.record.function.namespace == *namespace);
+        let of = self.functions.iter().filter(|f| f.name.namespace == *namespace);
         let mut summaries: Vec<_> = of.filter_map(|f| f.summary()).collect();
         summaries.sort_by(|a, b| a.function.cmp(&b.function));
         summaries
     }
 
     pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.functions.iter().flat_map(|f| f.lanes.values().cloned().collect::<Vec<_>>()).collect()
+        self.functions.iter().flat_map(|f| f.lanes().cloned().collect::<Vec<_>>()).collect()
     }
 
     pub(crate) fn start_draining(&self) {
@@ -240,46 +252,72 @@ impl Registry {
 }
 
 impl Function {
-    fn live_revision(&self) -> Option<Arc<Revision>> {
-        self.lanes.get(&Name::alias_live()).map(|lane| lane.target().revision.clone())
+    /// Returns an alias.
+    pub(crate) fn alias(&self, name: &Name) -> Option<&Alias> {
+        self.aliases.iter().find(|alias| alias.name == *name)
+    }
+
+    /// Returns the alias that triggers invoke.
+    pub(crate) fn live(&self) -> Option<&Alias> {
+        self.aliases.iter().find(|alias| alias.name.as_str() == ALIAS_LIVE)
+    }
+
+    /// Returns the lanes of all aliases.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        self.aliases.iter().map(|alias| &alias.lane)
+    }
+
+    fn record(&self) -> FunctionRecord {
+        let aliases = self.aliases.iter().map(|alias| (alias.name.clone(), alias.at.clone())).collect();
+        FunctionRecord { function: self.name.clone(), aliases }
     }
 
     fn entry(&self) -> Option<Entry> {
-        let mut aliases: BTreeMap<_, _> =
-            self.lanes.iter().map(|(alias, lane)| (alias.clone(), lane.target().revision.clone())).collect();
-        let live = aliases.remove(&Name::alias_live())?;
-        Some(Entry { function: self.record.function.clone(), live, settings: self.live.settings.clone(), aliases })
+        let live = self.live()?;
+        let others = self.aliases.iter().filter(|alias| alias.name != live.name);
+        Some(Entry {
+            function: self.name.clone(),
+            live: live.revision(),
+            settings: live.at.settings.clone(),
+            aliases: others.map(|alias| (alias.name.clone(), alias.revision())).collect(),
+        })
     }
 
     fn summary(&self) -> Option<Summary> {
-        let lane = self.lanes.get(&Name::alias_live())?;
+        let Alias { at, lane, .. } = self.live()?;
         Some(Summary {
-            function: self.record.function.clone(),
-            revision: self.live.revision,
-            version: self.live.version,
+            function: self.name.clone(),
+            revision: at.revision,
+            version: at.version,
             runtime: lane.target().revision.spec.runtime,
-            changed_ms: self.live.changed_ms,
+            changed_ms: at.changed_ms,
             pool: lane.stats(),
         })
     }
 
     /// Describes the function.
     pub(crate) fn describe(&self) -> Option<Description> {
-        let view = |(alias, at): (&Name, &AliasRecord)| {
+        let view = |Alias { name, at, lane }: &Alias| {
             let view = AliasView {
                 revision: at.revision,
                 version: at.version,
                 settings: at.settings.clone(),
                 previous: at.previous,
                 changed_ms: at.changed_ms,
-                pool: self.lanes.get(alias)?.stats(),
+                pool: lane.stats(),
             };
-            Some((alias.clone(), view))
+            (name.clone(), view)
         };
         Some(Description {
-            function: self.record.function.clone(),
-            live: Revision::clone(&*self.live_revision()?),
-            aliases: self.record.aliases.iter().filter_map(view).collect(),
+            function: self.name.clone(),
+            live: Revision::clone(&*self.live()?.revision()),
+            aliases: self.aliases.iter().map(view).collect(),
         })
+    }
+}
+
+impl Alias {
+    fn revision(&self) -> Arc<Revision> {
+        self.lane.target().revision.clone()
     }
 }

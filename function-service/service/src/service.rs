@@ -20,6 +20,7 @@ use crate::locks::Locks;
 use crate::registry::Registry;
 use crate::target::Shared;
 use crate::tasks::Tasks;
+use crate::tended::Tended;
 use crate::{
     Config, Deploy, DeployError, DeployPhase, Deployed, Description, OpenError, Pointed, ServiceError, Summary,
 };
@@ -50,7 +51,8 @@ impl FunctionService {
         }
         let (codes, epoch, installing) = (Locks::default(), Instant::now(), Arc::new(Tasks::new()));
         let installs = Installs::new(&installing);
-        let shared = Shared { config, repo, runtimes: by_kind, logs, codes, installs, epoch };
+        let tended = Tended::default();
+        let shared = Shared { config, repo, runtimes: by_kind, logs, codes, installs, tended, epoch };
         let registry = Registry::new(shared, installing);
         registry.collect().await?;
         let repo = registry.shared.repo.clone();

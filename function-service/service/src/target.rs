@@ -16,6 +16,7 @@ use crate::Config;
 use crate::install::Installs;
 use crate::locks::Locks;
 use crate::pool::Limits;
+use crate::tended::Tended;
 
 /// What every start needs.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) codes: Locks<Digest>,
     /// What starts wait for.
     pub(crate) installs: Installs,
+    /// The lanes that have instances.
+    pub(crate) tended: Tended,
     /// Where the pools' time begins.
     pub(crate) epoch: Instant,
 }
@@ -56,6 +59,12 @@ impl Shared {
     pub(crate) fn runtime(&self, kind: RuntimeKind) -> Result<&Arc<dyn Runtime>, RuntimeError> {
         let missing = || RuntimeError::new(Reason::StartFailed, format!("this server has no {kind:?} runtime"));
         self.runtimes.get(&kind).ok_or_else(missing)
+    }
+
+    /// Returns whether starts need nothing more of the code. What they take is what was installed, so the
+    /// code itself is neither read nor compared with its digest then.
+    fn installed(&self, kind: RuntimeKind, digest: &Digest) -> Result<bool, RuntimeError> {
+        Ok(self.runtime(kind)?.installed(digest))
     }
 
     /// Returns code in place and installed.
@@ -95,25 +104,27 @@ impl Target {
 
     async fn start_unbounded(&self, shared: &Arc<Shared>, first: bool) -> Result<Started, RuntimeError> {
         let begin = Instant::now();
-        let prepared = self.prepared.get_or_try_init(|| self.prepare(shared)).await?;
+        let (kind, digest) = (self.revision.spec.runtime, self.revision.code);
+        if !shared.installed(kind, &digest)? {
+            let own = shared.clone();
+            shared.installs.join(kind, digest, async move { own.install(kind, digest).await }).await?;
+        }
+        let prepared = self.prepared.get_or_try_init(|| std::future::ready(self.prepare(shared))).await?;
         let prepare = begin.elapsed();
-        let mut started = prepared.start().await?;
+        let mut started = shared.tended.start(|| prepared.start()).await?;
         if first {
             started.phases.insert(0, ("prepare", prepare));
         }
         Ok(started)
     }
 
-    async fn prepare(&self, shared: &Arc<Shared>) -> Result<Arc<dyn Prepared>, RuntimeError> {
+    fn prepare(&self, shared: &Arc<Shared>) -> Result<Arc<dyn Prepared>, RuntimeError> {
         let revision = &self.revision;
-        let (kind, digest) = (revision.spec.runtime, revision.code);
-        let own = shared.clone();
-        let code = shared.installs.join(kind, digest, async move { own.install(kind, digest).await }).await?;
-        shared.runtime(kind)?.prepare(Unit {
+        shared.runtime(revision.spec.runtime)?.prepare(Unit {
             function: revision.function.clone(),
             revision: revision.id,
             spec: Arc::new(revision.spec.clone()),
-            code,
+            code: revision.code,
             logs: shared.logs.writer(&revision.function),
         })
     }

@@ -1,6 +1,7 @@
 //! The service over a scripted runtime, a folder and a store in memory.
 
 mod counts;
+mod crowd;
 mod deploys;
 mod flaky;
 mod life;

@@ -27,7 +27,9 @@ use crate::{Call, Code, Instance, Runtime, RuntimeError, Unit};
 pub struct Fixture {
     /// The runtime under test.
     pub runtime: Arc<dyn Runtime>,
-    /// A revision whose code answers as the module says.
+    /// Code that answers as the module says.
+    pub code: Code,
+    /// A revision of that code.
     pub unit: Unit,
     /// Code that the runtime cannot run; `None` if it runs everything.
     pub bad_code: Option<Code>,
@@ -53,16 +55,18 @@ pub async fn check(fixture: &Fixture) {
     let again = timeout(LONG, prepared.start()).await.expect("a start ends").expect("a revision starts again");
     hello(&*again.instance).await;
     again.instance.stop().await;
-    fixture.runtime.forget(&fixture.unit.code.digest).await;
-    fixture.runtime.forget(&fixture.unit.code.digest).await;
+    fixture.runtime.forget(&fixture.unit.code).await;
+    fixture.runtime.forget(&fixture.unit.code).await;
+    assert!(!fixture.runtime.installed(&fixture.unit.code), "what is forgotten is not there");
 }
 
 async fn installing(fixture: &Fixture) {
     for _ in 0..2 {
-        timeout(10 * LONG, fixture.runtime.install(&fixture.unit.code))
+        timeout(10 * LONG, fixture.runtime.install(&fixture.code))
             .await
             .expect("an install ends")
             .expect("good code installs, again and again");
+        assert!(fixture.runtime.installed(&fixture.unit.code), "what is installed is there");
     }
     if let Some(bad) = &fixture.bad_code {
         let refused = fixture.runtime.install(bad).await.expect_err("bad code is refused");

@@ -36,8 +36,8 @@ pub struct Unit {
     pub revision: RevisionId,
     /// What it is, needs and may do.
     pub spec: Arc<FunctionSpec>,
-    /// Its code.
-    pub code: Code,
+    /// Its code, installed before a start.
+    pub code: Digest,
     /// Where its output goes.
     pub logs: logs::LogWriter,
 }
@@ -78,12 +78,19 @@ pub struct RuntimeError {
     pub reason: Reason,
     /// What failed. Never guest output, a path or a host error's text.
     pub detail: String,
+    /// Whether it would not fail if idle instances gave back what they hold.
+    pub crowded: bool,
 }
 
 impl RuntimeError {
     /// Returns an error.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), crowded: false }
+    }
+
+    /// Returns the refusal of a start for which idle instances leave no room.
+    pub fn crowded(detail: impl Into<String>) -> Self {
+        Self { crowded: true, ..Self::new(Reason::QueueFull, detail) }
     }
 }
 
@@ -99,6 +106,10 @@ pub trait Runtime: Send + Sync + fmt::Debug {
     /// `unprocessable` names what is wrong with the code.
     fn install<'a>(&'a self, code: &'a Code) -> BoxFuture<'a, Result<(), RuntimeError>>;
 
+    /// Returns whether what [`install`](Self::install) made of the code is there, so that starts need no
+    /// more than it. Cheap: one look at a folder at most.
+    fn installed(&self, code: &Digest) -> bool;
+
     /// Removes what [`install`](Self::install) made, once no revision uses the code.
     fn forget<'a>(&'a self, code: &'a Digest) -> BoxFuture<'a, ()>;
 
@@ -111,10 +122,11 @@ pub trait Runtime: Send + Sync + fmt::Debug {
 
 /// A revision that can be started.
 pub trait Prepared: Send + Sync + fmt::Debug {
-    /// Starts an instance: loads the code, or shares what is loaded already.
+    /// Starts an instance: loads the installed code, or shares what is loaded already.
     ///
     /// # Errors
-    /// `start_failed`; `queue_full` when what all calls share is used up; the caller bounds the time.
+    /// `start_failed`, also when the code is not installed; `queue_full` when what all calls share is
+    /// used up, `crowded` when idle instances hold it; the caller bounds the time.
     fn start(&self) -> BoxFuture<'_, Result<Started, RuntimeError>>;
 }
 

@@ -3,9 +3,10 @@
 //! It runs on tokio's clock, so paused time moves it. [`Scripted`] is a handle:
 //! clones share the script and the counters.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ pub struct Script {
     pub start_delay: Duration,
     /// How a start fails, if it does; after its delay.
     pub start_failure: Option<RuntimeError>,
+    /// Instances that are alive at once at most; a start beyond them is refused as crowded.
+    pub instances_max: Option<u64>,
     /// How long a call takes before it acts.
     pub call_delay: Duration,
     /// What a call does.
@@ -70,8 +73,10 @@ pub struct Scripted {
 struct State {
     script: Mutex<Script>,
     gate: Semaphore,
+    installed: Mutex<HashSet<Digest>>,
     installs: AtomicU64,
     starts: AtomicU64,
+    alive: AtomicU64,
     stops: AtomicU64,
     calls: AtomicU64,
     running: AtomicU64,
@@ -84,8 +89,10 @@ impl Default for State {
         Self {
             script: Mutex::default(),
             gate: Semaphore::new(0),
+            installed: Mutex::default(),
             installs: zero(),
             starts: zero(),
+            alive: zero(),
             stops: zero(),
             calls: zero(),
             running: zero(),
@@ -160,6 +167,10 @@ impl State {
     fn script(&self) -> Script {
         self.script.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    fn installed(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.installed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Runtime for Scripted {
@@ -167,14 +178,21 @@ impl Runtime for Scripted {
         RuntimeKind::Wasm
     }
 
-    fn install<'a>(&'a self, _code: &'a Code) -> BoxFuture<'a, Result<(), RuntimeError>> {
+    fn install<'a>(&'a self, code: &'a Code) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(async move {
             self.state.installs.fetch_add(1, Ordering::SeqCst);
-            self.state.script().install_failure.map_or(Ok(()), Err)
+            self.state.script().install_failure.map_or(Ok(()), Err)?;
+            self.state.installed().insert(code.digest);
+            Ok(())
         })
     }
 
-    fn forget<'a>(&'a self, _code: &'a Digest) -> BoxFuture<'a, ()> {
+    fn installed(&self, code: &Digest) -> bool {
+        self.state.installed().contains(code)
+    }
+
+    fn forget<'a>(&'a self, code: &'a Digest) -> BoxFuture<'a, ()> {
+        self.state.installed().remove(code);
         Box::pin(std::future::ready(()))
     }
 
@@ -196,6 +214,11 @@ impl Prepared for ScriptedRevision {
             tokio::time::sleep(script.start_delay).await;
             if let Some(failure) = script.start_failure {
                 return Err(failure);
+            }
+            let max = script.instances_max.unwrap_or(u64::MAX);
+            let room = |alive| (alive < max).then_some(alive + 1);
+            if self.state.alive.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).is_err() {
+                return Err(RuntimeError::crowded(format!("all {max} instances are alive")));
             }
             let instance = ScriptedInstance {
                 state: Arc::clone(&self.state),
@@ -257,6 +280,7 @@ impl Instance for ScriptedInstance {
             self.stopped.send_replace(true);
             if !self.counted.swap(true, Ordering::SeqCst) {
                 self.state.stops.fetch_add(1, Ordering::SeqCst);
+                self.state.alive.fetch_sub(1, Ordering::SeqCst);
             }
         })
     }

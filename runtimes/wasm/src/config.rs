@@ -35,6 +35,12 @@ pub struct Config {
     pub compiled_bytes_max: ByteSize,
     /// Compiled components kept loaded though no instance uses them; the one unused longest goes first.
     pub spare_bytes_max: ByteSize,
+    /// Compiled components loaded at once at most; 0 is what `vm.max_map_count` and `ulimit -n` leave
+    /// room for. Beyond it idle instances stop, the one unused longest first.
+    pub loaded_max: u32,
+    /// Bytes of all compiled components that are loaded; 0 is a quarter of the machine's memory.
+    /// Beyond it idle instances stop, the one unused longest first.
+    pub loaded_bytes_max: ByteSize,
     /// Host resources (bodies, header lists, handles) of one call at most, 32 to 100,000.
     pub resources_max: u32,
     /// Calls that a store of a function with `reuse` takes before a fresh one takes its place, at
@@ -58,6 +64,8 @@ impl Default for Config {
             code_bytes_max: ByteSize::mib(128),
             compiled_bytes_max: ByteSize::mib(512),
             spare_bytes_max: ByteSize::mib(64),
+            loaded_max: 0,
+            loaded_bytes_max: ByteSize(0),
             resources_max: 512,
             reuse_calls_max: 1000,
             state_patience: Millis::seconds(5),

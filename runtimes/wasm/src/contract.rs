@@ -86,6 +86,11 @@ impl Worlds {
         }))
     }
 
+    /// Returns which contract a component was compiled for.
+    pub(crate) fn contract(&self, component: &Component) -> Contract {
+        if Engine::same(component.engine(), &self.first.engine) { Contract::Handler02 } else { Contract::Handler03 }
+    }
+
     /// Links a component.
     pub(crate) fn link(&self, contract: Contract, component: &Component) -> wasmtime::Result<Pre> {
         Pre::new(contract, self.of(contract)?.linker.instantiate_pre(component)?)

@@ -41,6 +41,9 @@ pub struct WasmRuntime {
     engines: Arc<Engines>,
 }
 
+/// Compiled code up to this size is mapped on the thread that asks for it.
+const LOAD_HERE_BYTES_MAX: u64 = 1 << 20;
+
 /// What all functions share.
 pub(crate) struct Engines {
     pub config: Config,
@@ -91,7 +94,7 @@ impl WasmRuntime {
         let lane = Lane::new(&config).map_err(|e| internal("start the lane", &e))?;
         let lane = Arc::new(lane);
         let memory = Arc::new(Budget::new(share::memory_total(&config)));
-        let (slots, cache) = (Slots::new(&config), Cache::new());
+        let (slots, cache) = (Slots::new(&config), Cache::new(share::loaded_bounds(&config)));
         let engines = Engines { config, worlds, ticks, lane, buckets, egress, memory, slots, compiler, cache };
         Ok(Arc::new(Self { engines: Arc::new(engines) }))
     }
@@ -112,6 +115,10 @@ impl Runtime for WasmRuntime {
         Box::pin(async move { self.engines.compiler.ensure(&self.engines.worlds, code).await.map(drop) })
     }
 
+    fn installed(&self, code: &Digest) -> bool {
+        matches!(self.engines.compiler.find(code), Ok(Some(_)))
+    }
+
     fn forget<'a>(&'a self, code: &'a Digest) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             self.engines.cache.forget(code);
@@ -121,7 +128,7 @@ impl Runtime for WasmRuntime {
 
     fn prepare(&self, unit: Unit) -> Result<Arc<dyn Prepared>, RuntimeError> {
         if unit.spec.reuse == Reuse::Concurrent
-            && let Some((Contract::Handler02, _)) = self.engines.compiler.find(&unit.code.digest)?
+            && let Some((Contract::Handler02, _)) = self.engines.compiler.find(&unit.code)?
         {
             return Err(RuntimeError::new(Reason::Unprocessable, NOT_CONCURRENT));
         }
@@ -186,19 +193,26 @@ impl Prepared for Ready {
 }
 
 impl Revision {
-    /// Returns the component from memory, or maps its file; compiles it where another process published it.
+    /// Returns the component from memory, or maps its file.
     async fn load(&self) -> Result<(Contract, Arc<Loaded>), RuntimeError> {
-        let engines = &self.engines;
-        let (code, spare) = (&self.unit.code, engines.config.spare_bytes_max.0);
-        if let Some(loaded) = engines.cache.get(&code.digest, spare) {
-            return Ok((loaded.contract, loaded));
+        let (engines, code) = (&self.engines, self.unit.code);
+        if let Some(loaded) = engines.cache.get(&code) {
+            return Ok((engines.worlds.contract(&loaded.component), loaded));
         }
-        let (contract, path) = engines.compiler.ensure(&engines.worlds, code).await.map_err(start_failed)?;
+        let found = engines.compiler.find(&code)?;
+        let (contract, path) =
+            found.ok_or_else(|| RuntimeError::new(Reason::StartFailed, "the code is not installed"))?;
+        let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
         let worlds = Arc::clone(&engines.worlds);
-        let component = tokio::task::spawn_blocking(move || load(&worlds.of(contract)?.engine, &path)).await;
-        let component = component.map_err(|e| start_failed(internal("load compiled code", &e)))?;
-        let component = component.map_err(|e| start_failed(internal("load compiled code", &format!("{e:#}"))))?;
-        Ok((contract, engines.cache.put(code.digest, contract, component, spare)))
+        let map = move || load(&worlds.of(contract)?.engine, &path);
+        // Mapping a small file takes 0.1 ms; handing it to another thread and back takes as long again.
+        let component = if bytes <= LOAD_HERE_BYTES_MAX {
+            map()
+        } else {
+            let loading = tokio::task::spawn_blocking(map).await;
+            loading.map_err(|e| start_failed(internal("load compiled code", &e)))?
+        };
+        Ok((contract, engines.cache.put(code, component.map_err(|e| unloaded(&e))?)?))
     }
 
     fn link(&self, contract: Contract, loaded: Arc<Loaded>) -> Result<Linked, RuntimeError> {
@@ -280,6 +294,20 @@ impl Revision {
     ) -> Result<Live, RuntimeError> {
         let store = self.store(log, meter, linked)?;
         Live::new(store, &linked.pre, self.engines.config.reuse_calls_max.max(1), log, &self.unit.spec.limits).await
+    }
+}
+
+/// Where the kernel has no mapping or descriptor left, idle instances hold them.
+fn unloaded(error: &wasmtime::Error) -> RuntimeError {
+    let errno = error.root_cause().downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    match errno.map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::NOMEM) => {
+            RuntimeError::crowded("the kernel has no mapping left for the code (vm.max_map_count)")
+        }
+        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+            RuntimeError::crowded("there is no descriptor left for the code (ulimit -n)")
+        }
+        _ => start_failed(internal("load compiled code", &format!("{error:#}"))),
     }
 }
 

@@ -13,11 +13,25 @@ use wasmtime::component::Component;
 
 use crate::Config;
 use crate::engine::{MEMORIES_MAX, TABLES_MAX};
+use crate::loaded::Bounds;
 
 /// Tables of one slot; the pool holds so many per slot.
 pub(crate) const SLOT_TABLES: u32 = 2;
 /// Memory of guests where the machine does not tell what it has.
 const MEMORY_BLIND: u64 = 2 << 30;
+
+/// Entries of functions that are gone are not looked for below so many entries.
+const SWEEP_MIN: usize = 64;
+/// Mappings of a process where the kernel does not tell its bound.
+const MAPS_BLIND: u64 = 65_530;
+/// Mappings of the process besides: threads, heap, libraries, the store.
+const MAPS_REST: u64 = 4096;
+/// Mappings of one call slot: memory, guards and stack.
+const MAPS_SLOT: u64 = 6;
+/// Mappings of one loaded component: code, and data before and after it.
+const MAPS_LOADED: u64 = 3;
+/// Components that may be loaded whatever the kernel says: fewer would serve nobody.
+const LOADED_MIN: u64 = 16;
 
 /// A number that never exceeds its bound.
 #[derive(Debug)]
@@ -54,7 +68,14 @@ impl Budget {
 pub(crate) struct Slots {
     all: Arc<Budget>,
     function_max: u64,
-    functions: Mutex<HashMap<FunctionName, Weak<Budget>>>,
+    functions: Mutex<Functions>,
+}
+
+/// The functions that have slots, and some that had; those are swept when the map has doubled.
+#[derive(Debug, Default)]
+struct Functions {
+    known: HashMap<FunctionName, Weak<Budget>>,
+    sweep_at: usize,
 }
 
 /// The slots of one function, all its revisions together.
@@ -79,11 +100,14 @@ impl Slots {
 
     pub(crate) fn of(&self, function: &FunctionName) -> FunctionSlots {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = functions.get(function).and_then(Weak::upgrade);
+        let known = functions.known.get(function).and_then(Weak::upgrade);
         let own = known.unwrap_or_else(|| {
             let own = Arc::new(Budget::new(self.function_max));
-            functions.retain(|_, known| known.strong_count() > 0);
-            functions.insert(function.clone(), Arc::downgrade(&own));
+            if functions.known.len() >= functions.sweep_at {
+                functions.known.retain(|_, known| known.strong_count() > 0);
+                functions.sweep_at = (functions.known.len() * 2).max(SWEEP_MIN);
+            }
+            functions.known.insert(function.clone(), Arc::downgrade(&own));
             own
         });
         FunctionSlots { all: Arc::clone(&self.all), own }
@@ -150,11 +174,38 @@ pub(crate) fn memory_total(config: &Config) -> u64 {
     if config.memory_total_max.0 > 0 {
         return config.memory_total_max.0;
     }
+    memory().map_or(MEMORY_BLIND, |bytes| bytes / 2)
+}
+
+/// Returns the memory of the machine, or of the container that has less.
+fn memory() -> Option<u64> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let machine = read("/proc/meminfo").and_then(|text| machine_memory(&text));
-    // A container may have less than its machine.
     let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
-    machine.into_iter().chain(group).min().map_or(MEMORY_BLIND, |bytes: u64| bytes / 2)
+    machine.into_iter().chain(group).min()
+}
+
+/// Returns how many components may be loaded at once, and how many bytes of them.
+pub(crate) fn loaded_bounds(config: &Config) -> Bounds {
+    let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let room = loaded_room(maps.unwrap_or(MAPS_BLIND), files, calls_max(config));
+    let wanted = u64::from(config.loaded_max);
+    // What is asked for beyond the room would end in a failed allocation, not in a refusal.
+    let loaded_max = if wanted == 0 { room } else { wanted.min(room) };
+    let bytes_max = match config.loaded_bytes_max.0 {
+        0 => memory().map_or(MEMORY_BLIND, |bytes| bytes / 4),
+        bytes => bytes,
+    };
+    Bounds { loaded_max, bytes_max, spare_bytes_max: config.spare_bytes_max.0 }
+}
+
+/// Returns how many components the kernel's bounds leave room for: of the mappings, those that
+/// neither call slots nor the rest of the process take; of the descriptors, three quarters.
+fn loaded_room(maps: u64, files: Option<u64>, calls_max: u32) -> u64 {
+    let maps = maps.saturating_sub(MAPS_REST + u64::from(calls_max) * MAPS_SLOT) / MAPS_LOADED;
+    let files = files.map_or(u64::MAX, |files| files / 4 * 3);
+    maps.min(files).max(LOADED_MIN)
 }
 
 fn machine_memory(meminfo: &str) -> Option<u64> {
@@ -210,6 +261,32 @@ mod tests {
         assert_eq!((slots("", 1), slots("(memory 1)", 1), slots(&tables, 3)), (Ok(1), Ok(1), Ok(3)));
         let refused = slots(&tables, 2).unwrap_err();
         assert!(refused.contains("5 tables") && refused.contains("may have 2"), "{refused}");
+    }
+
+    #[test]
+    fn the_kernels_bounds_leave_room_for_so_many_components() {
+        // Linux's default, the default of calls, and a service's usual limit of descriptors.
+        assert_eq!(loaded_room(65_530, Some(524_288), 1000), (65_530 - 4096 - 6000) / 3);
+        assert_eq!(loaded_room(65_530, Some(1024), 1000), 768, "descriptors may end first");
+        assert_eq!(loaded_room(65_530, None, 8000), (65_530 - 4096 - 48_000) / 3, "call slots take theirs");
+        assert_eq!(loaded_room(65_530, Some(64), 1000), 48);
+        assert_eq!((loaded_room(0, None, 1), loaded_room(100, Some(4), 1)), (16, 16), "never none");
+        let bounds = |loaded_max| loaded_bounds(&Config { loaded_max, ..Config::default() }).loaded_max;
+        assert_eq!(bounds(20), 20);
+        assert_eq!(bounds(u32::MAX), bounds(0), "more than there is room for cannot be had");
+    }
+
+    #[test]
+    fn functions_that_are_gone_leave_no_entry_for_long() {
+        let slots = Slots::new(&Config::default());
+        let kept: Vec<_> = (0..10).map(|n| slots.of(&function(&format!("kept{n}")))).collect();
+        for n in 0..1000 {
+            drop(slots.of(&function(&format!("gone{n}"))));
+            assert!(slots.functions.lock().unwrap().known.len() <= 2 * SWEEP_MIN);
+        }
+        assert!(kept.iter().all(|one| one.take(1).is_ok()));
+        let again = slots.of(&function("kept3"));
+        assert!(Arc::ptr_eq(&again.own, &kept[3].own), "a sweep takes none that is used");
     }
 
     #[test]

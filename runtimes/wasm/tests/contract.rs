@@ -18,9 +18,10 @@ use http_body_util::BodyExt;
 async fn the_wasm_runtime_passes_the_list() {
     let machine = Machine::new(Config { calls_max: 64, ..Config::default() });
     let function = FunctionName::in_default("trial").unwrap();
-    let unit = machine.unit(&function, code(guest()), FunctionSpec::default());
+    let code = code(guest());
+    let unit = machine.unit(&function, code.clone(), FunctionSpec::default());
     let bad_code = Some(machine.code(b"\0asm but not really"));
-    conformance::check(&Fixture { runtime: machine.runtime.clone(), unit, bad_code }).await;
+    conformance::check(&Fixture { runtime: machine.runtime.clone(), code, unit, bad_code }).await;
     assert!(machine.compiled().is_empty(), "forgotten code leaves nothing");
 }
 
@@ -211,16 +212,15 @@ async fn a_start_names_its_phases_and_what_is_loaded_is_shared() {
 }
 
 #[tokio::test]
-async fn a_start_without_compiled_code_compiles_for_itself() {
+async fn a_start_takes_nothing_but_what_was_installed() {
     let machine = Machine::new(Config { calls_max: 4, ..Config::default() });
     let function = FunctionName::in_default("elsewhere").unwrap();
     use faas_runtime::Runtime as _;
-    let unit = machine.unit(&function, code(guest()), FunctionSpec::default());
-    machine.runtime.prepare(unit.clone()).unwrap().start().await.unwrap();
-    assert_eq!(machine.compiled().len(), 1);
-    let gone = faas_runtime::Code { path: "/nonexistent".into(), digest: faas_model::Digest::of(b"gone") };
-    let failed = machine.runtime.prepare(faas_runtime::Unit { code: gone, ..unit }).unwrap().start().await;
-    let failure = failed.unwrap_err();
+    let code = code(guest());
+    let prepared = machine.runtime.prepare(machine.unit(&function, code.clone(), FunctionSpec::default())).unwrap();
+    let failure = prepared.start().await.unwrap_err();
     assert_eq!(failure.reason, Reason::StartFailed);
-    assert!(!failure.detail.contains("nonexistent"), "no path is told: {failure}");
+    assert!(failure.detail.contains("not installed") && !failure.detail.contains("compiled/"), "{failure}");
+    machine.runtime.install(&code).await.unwrap();
+    prepared.start().await.unwrap();
 }

@@ -12,11 +12,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{Command, Lane, Running, State};
 use crate::pool::{Input, InstanceId, Time};
 use crate::target::{NotStarted, Target};
+use crate::tended::Tended;
 
 type Start = (InstanceId, Arc<Target>, Result<Started, NotStarted>);
 
 /// Tends a lane until it is at rest.
 pub(super) async fn tend(lane: Arc<Lane>) {
+    let _entered = Tended::enter(&lane);
     let (mut starts, mut stops) = (JoinSet::new(), JoinSet::new());
     while let Some(wake) = lane.tick(&mut starts, &mut stops) {
         tokio::select! {
@@ -75,7 +77,8 @@ impl Lane {
     }
 
     fn started(&self, state: &mut State, id: InstanceId, target: Arc<Target>, started: Started) {
-        tracing::info!(function = %self.function, revision = %target.revision.id.0.short(), "instance started");
+        // There may be thousands a second.
+        tracing::debug!(function = %self.function, revision = %target.revision.id.0.short(), "instance started");
         self.meters().starts.increment(1);
         self.meters().instances.increment(1.0);
         state.starts += 1;
@@ -97,8 +100,8 @@ async fn start(lane: Arc<Lane>, id: InstanceId, target: Arc<Target>) -> Start {
     (id, target, started)
 }
 
-async fn stop(lane: Arc<Lane>, running: Arc<Running>) {
-    tracing::info!(function = %lane.function, revision = %running.target.revision.id.0.short(), "instance stops");
+pub(super) async fn stop(lane: Arc<Lane>, running: Arc<Running>) {
+    tracing::debug!(function = %lane.function, revision = %running.target.revision.id.0.short(), "instance stops");
     if timeout(lane.shared.config.stop.duration(), running.instance.stop()).await.is_err() {
         tracing::warn!(function = %lane.function, "instance did not stop in time");
     }

@@ -35,6 +35,10 @@ impl Runtime for Simple {
         Box::pin(async { Ok(()) })
     }
 
+    fn installed(&self, _: &Digest) -> bool {
+        true
+    }
+
     fn forget<'a>(&'a self, _: &'a Digest) -> BoxFuture<'a, ()> {
         Box::pin(async {})
     }
@@ -90,6 +94,10 @@ impl Runtime for Odd {
 
     fn install<'a>(&'a self, code: &'a Code) -> BoxFuture<'a, Result<(), RuntimeError>> {
         self.inner.install(code)
+    }
+
+    fn installed(&self, code: &Digest) -> bool {
+        self.inner.installed(code)
     }
 
     fn forget<'a>(&'a self, code: &'a Digest) -> BoxFuture<'a, ()> {

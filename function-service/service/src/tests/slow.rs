@@ -44,6 +44,10 @@ impl Runtime for Slow {
         })
     }
 
+    fn installed(&self, code: &Digest) -> bool {
+        self.installed.lock().unwrap().contains(code)
+    }
+
     fn forget<'a>(&'a self, code: &'a Digest) -> BoxFuture<'a, ()> {
         self.forgotten.lock().unwrap().push(*code);
         self.inner.forget(code)

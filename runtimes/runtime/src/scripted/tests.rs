@@ -12,7 +12,7 @@ fn unit() -> Unit {
         function: FunctionName::in_default("scripted").unwrap(),
         revision: spec.revision_id(&digest),
         spec: Arc::new(spec),
-        code: Code { digest, path: "code".into() },
+        code: digest,
         logs: LogWriter::discard(),
     }
 }
@@ -25,7 +25,8 @@ fn call(path: &str) -> Call {
 #[tokio::test(start_paused = true)]
 async fn the_scripted_runtime_passes_the_list() {
     let runtime = Scripted::default();
-    conformance::check(&Fixture { runtime: Arc::new(runtime.clone()), unit: unit(), bad_code: None }).await;
+    let code = Code { digest: unit().code, path: "code".into() };
+    conformance::check(&Fixture { runtime: Arc::new(runtime.clone()), code, unit: unit(), bad_code: None }).await;
     assert_eq!((runtime.starts(), runtime.stops(), runtime.running()), (2, 2, 0));
     assert!(runtime.running_most() >= 32);
 }
@@ -44,7 +45,8 @@ async fn starts_and_installs_fail_as_the_script_says_and_take_their_time() {
     let started = runtime.prepare(unit()).unwrap().start().await;
     assert_eq!(started.unwrap_err(), failure);
     assert_eq!(begun.elapsed(), Duration::from_secs(3));
-    assert_eq!(runtime.install(&unit().code).await.unwrap_err().reason, Reason::Unprocessable);
+    let code = Code { digest: unit().code, path: "code".into() };
+    assert_eq!(runtime.install(&code).await.unwrap_err().reason, Reason::Unprocessable);
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,7 +88,13 @@ impl Machine {
 
     pub fn unit(&self, function: &FunctionName, code: Code, spec: FunctionSpec) -> Unit {
         let logs = self.book.writer(function);
-        Unit { function: function.clone(), revision: spec.revision_id(&code.digest), spec: Arc::new(spec), code, logs }
+        Unit {
+            function: function.clone(),
+            revision: spec.revision_id(&code.digest),
+            spec: Arc::new(spec),
+            code: code.digest,
+            logs,
+        }
     }
 
     pub async fn start(&self, namespace: &str, code: Code, spec: FunctionSpec) -> Result<Trial, RuntimeError> {
