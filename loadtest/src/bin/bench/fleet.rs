@@ -109,7 +109,7 @@ impl Codes {
 
 impl Compiled {
     fn place(&self, digest: &str) -> Result<()> {
-        let folder = self.file.parent().unwrap_or(Path::new("/"));
+        let folder = self.file.parent().unwrap_or_else(|| Path::new("/"));
         let place = folder.join(format!("{digest}{}", self.rest));
         match self.link {
             true => std::fs::hard_link(&self.file, place)?,
