@@ -457,3 +457,18 @@ async fn stopping_waits_for_idle_connections_as_long_as_lame_duck_and_for_none_n
         assert!(bound.contains(&took.as_millis()), "{connections} connections: {took:?}");
     }
 }
+
+#[tokio::test]
+async fn stopping_answers_what_waits_in_the_backlog() {
+    let server = server(Config::default()).await;
+    // Blocking connects: this thread is the server's too, so it accepts none of them before the stop.
+    let mut clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(server.address).unwrap()).collect();
+    clients.iter_mut().for_each(|client| std::io::Write::write_all(client, GOOD).unwrap());
+    server.stop.cancel();
+    timeout(PATIENCE, server.ended).await.unwrap().unwrap();
+    for mut client in clients {
+        let mut answer = String::new();
+        std::io::Read::read_to_string(&mut client, &mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    }
+}

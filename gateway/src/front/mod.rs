@@ -5,6 +5,7 @@
 //! connections and the time of each phase, all in [`Config`]. HTTP/1.1 and 1.0 only.
 
 mod connection;
+mod inherited;
 mod machine;
 mod socket;
 mod upload;
@@ -24,6 +25,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+
+pub use inherited::Inherited;
+
+/// Connections accepted after the stop at most: as many as the kernel lets wait (`net.core.somaxconn`).
+const BACKLOG_MAX: usize = 4096;
 
 /// Answers one request. Dropping the future cancels: the client left.
 pub type Handler = Arc<dyn Fn(http::Request<Body>, Peer) -> BoxFuture<'static, http::Response<Body>> + Send + Sync>;
@@ -131,7 +137,7 @@ impl Listener {
 /// Accepts connections of `listener` and answers their requests with `handler`
 /// until `stop`.
 ///
-/// After `stop` nothing is accepted, connections close after the answer they are
+/// After `stop` only what waits in the kernel's backlog is accepted, connections close after the answer they are
 /// in or the next one, which says so; those without a request close after
 /// `lame_duck`, and what still runs after `grace` is cut. Refusals carry `component`.
 ///
@@ -166,7 +172,11 @@ pub async fn serve(
             }
         }
     }
-    drop(listener);
+    if let Err(error) = accept_waiting(listener, &places, |stream, peer, place| {
+        connections.spawn(connection::run(shared.clone(), stream, peer, place));
+    }) {
+        warn!(%error, "connections that waited to be accepted are reset");
+    }
     let until = Instant::now() + grace;
     shared.set_stop(Stop::Announced);
     let lame_duck = shared.config.lame_duck.duration().min(grace);
@@ -205,6 +215,29 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> (TcpStream, 
             }
         }
     }
+}
+
+/// Accepts what waits in the backlog, at most [`BACKLOG_MAX`] connections, and closes the listener:
+/// their clients have sent requests perhaps, and a close would reset them.
+fn accept_waiting(
+    listener: TcpListener,
+    places: &Arc<Semaphore>,
+    mut run: impl FnMut(TcpStream, Peer, OwnedSemaphorePermit),
+) -> std::io::Result<()> {
+    // Not through tokio, which may not have heard of them yet.
+    let listener = listener.into_std()?;
+    for _ in 0..BACKLOG_MAX {
+        let Ok(place) = places.clone().try_acquire_owned() else { break };
+        match listener.accept() {
+            Ok((stream, address)) => {
+                stream.set_nonblocking(true)?;
+                run(TcpStream::from_std(stream)?, Peer { address }, place);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {

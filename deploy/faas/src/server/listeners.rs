@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use faas_gateway::front::Inherited;
 use tokio::net::{TcpListener, lookup_host};
 use tracing::warn;
 
@@ -26,11 +27,12 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds every address of the settings.
+    /// Takes the sockets that the process was started with, and binds the other addresses of the settings.
     ///
     /// # Errors
-    /// `Usage` for an address beyond loopback that was not allowed, `Unreachable` for one that cannot be bound.
+    /// `Refused` for a socket of no use, `Usage` for an address beyond loopback that was not allowed, `Unreachable` for one that cannot be bound.
     pub(crate) async fn bind(server: &Server) -> Outcome<Self> {
+        let mut given = Inherited::from_environment().map_err(unusable)?;
         let asked = [
             ("server.listen", &server.listen, "functions, which have no credential of their own"),
             ("server.control", &server.control, "the control API, to whoever has the token"),
@@ -38,7 +40,8 @@ impl Listeners {
         ];
         let mut found = Vec::new();
         for (key, address, _) in asked {
-            found.push(resolve(key, address).await?);
+            let inherited = given.address(name_of(key));
+            found.push(if let Some(address) = inherited { address } else { resolve(key, address).await? });
         }
         let beyond: Vec<String> = asked
             .iter()
@@ -55,9 +58,9 @@ impl Listeners {
             return Err(Failure::new(Exit::Refused, "there are three addresses", "report this"));
         };
         Ok(Self {
-            functions: bind("server.listen", *functions).await?,
-            control: bind("server.control", *control).await?,
-            baas: bind("server.baas", *baas).await?,
+            functions: open(&mut given, "server.listen", *functions).await?,
+            control: open(&mut given, "server.control", *control).await?,
+            baas: open(&mut given, "server.baas", *baas).await?,
         })
     }
 }
@@ -69,6 +72,23 @@ async fn resolve(key: &str, address: &str) -> Outcome<SocketAddr> {
     };
     let mut found = lookup_host(address).await.map_err(|e| wrong(e.to_string()))?;
     found.next().ok_or_else(|| wrong("the name has none".into()))
+}
+
+/// Returns the name of the socket that stands for an address of the settings.
+fn name_of(key: &str) -> &str {
+    let name = key.trim_start_matches("server.");
+    if name == "listen" { "functions" } else { name }
+}
+
+fn unusable(error: std::io::Error) -> Failure {
+    Failure::new(Exit::Refused, format!("LISTEN_FDS: {error}"), "see `FileDescriptorName=` in docs/faults.md")
+}
+
+async fn open(given: &mut Inherited, key: &str, address: SocketAddr) -> Outcome<Listener> {
+    match given.take(name_of(key)).map_err(unusable)? {
+        Some(socket) => Ok(Listener { socket, address }),
+        None => bind(key, address).await,
+    }
 }
 
 async fn bind(key: &str, address: SocketAddr) -> Outcome<Listener> {
