@@ -34,6 +34,10 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
         }
     };
+    #[cfg(feature = "failpoints")]
+    if let Some(step) = std::env::var_os("FAILPOINTS") {
+        faas_function_service::failpoints::arm(&step.to_string_lossy());
+    }
     match commands::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

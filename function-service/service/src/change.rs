@@ -3,6 +3,7 @@
 
 use faas_model::{FunctionName, Name, Reason, RevisionId};
 use faas_repo::{Expect, RepoError, RevisionRef};
+use fail::fail_point;
 use tokio::time::timeout;
 
 use crate::pool::Farewell;
@@ -50,7 +51,9 @@ impl Registry {
             self.check_routes(function, &revision.spec)?;
         }
         let before = self.function(function)?.alias(alias).map(|alias| alias.at.revision);
+        fail_point!("alias-move");
         let at = repo.promote(function, alias, &id, None, expected).await?;
+        fail_point!("alias-moved");
         let target = Target::new(revision, at.settings.clone());
         self.show(function, alias, at.clone(), target).await?;
         tracing::info!(%function, %alias, revision = %id.0.short(), version = at.version, "alias points to a revision");
@@ -71,6 +74,7 @@ impl Registry {
                 lane.cut().await;
             }
         }
+        fail_point!("remove-begin");
         let code = match self.shared.repo.remove(name).await {
             Ok(code) => code,
             // The records are gone, by another hand: so be it.
@@ -82,6 +86,7 @@ impl Registry {
                 return Err(error.into());
             }
         };
+        fail_point!("remove-recorded");
         for digest in &code {
             self.forget(digest).await;
         }

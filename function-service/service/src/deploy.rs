@@ -8,6 +8,7 @@ use faas_model::manifest::ManifestError;
 use faas_model::{AliasSettings, Body, CallId, FunctionName, FunctionSpec, Name, Reason, TriggerKind, headers};
 use faas_repo::{Expect, Kept, Published, RepoError};
 use faas_runtime::{Call, Code, Instance, Prepared, Unit};
+use fail::fail_point;
 use http::{HeaderValue, Request, header};
 use tokio::time::{Instant, timeout};
 
@@ -85,7 +86,9 @@ impl Registry {
         } else {
             let unit = self.compile(plan, kept).await.map_err(|e| e.at(DeployPhase::Compile))?;
             clock.end(DeployPhase::Compile);
+            fail_point!("probe-begin");
             let prepared = self.probe(unit).await.map_err(|e| e.at(DeployPhase::Probe))?;
+            fail_point!("probe-done");
             clock.end(DeployPhase::Probe);
             Some(prepared)
         };
@@ -150,7 +153,9 @@ impl Registry {
         // Another function may have taken a route since the first check.
         self.check_routes(&plan.function, &plan.spec)?;
         let repo = &self.shared.repo;
+        fail_point!("publish-begin");
         let published = repo.publish(&plan.function, &plan.spec, &plan.settings, kept, plan.expected).await?;
+        fail_point!("publish-recorded");
         let (revision, at) = (published.revision.clone(), published.alias.clone());
         let target = match prepared {
             Some(prepared) => Target::ready(revision, at.settings.clone(), prepared),

@@ -19,6 +19,7 @@ mod change;
 mod config;
 mod deploy;
 mod error;
+pub mod failpoints;
 mod flight;
 mod install;
 mod lane;

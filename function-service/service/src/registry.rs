@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use faas_invoke::CatalogueWatch;
 use faas_model::{ALIAS_LIVE, Catalogue, Digest, Entry, FunctionName, Name, Reason, Revision};
 use faas_repo::{AliasRecord, FunctionRecord, RepoError};
+use fail::fail_point;
 use tokio::sync::{Mutex, watch};
 
 use crate::lane::Lane;
@@ -130,7 +131,9 @@ impl Registry {
         let mut record = self.functions.get(name).map_or_else(fresh, |f| f.record());
         record.aliases.insert(alias.clone(), at);
         self.apply(record, Some(target)).await?;
+        fail_point!("pool-rolled");
         self.publish_one(name);
+        fail_point!("catalogue-published");
         Ok(())
     }
 
@@ -227,6 +230,7 @@ impl Registry {
                 runtime.forget(code).await;
             }
         }
+        fail_point!("collect-begin");
         let removed = self.shared.repo.collect().await?.code.len();
         if removed > 0 {
             tracing::info!(removed, "removed code that no revision uses");

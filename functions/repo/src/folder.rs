@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use faas_model::{AliasSettings, Digest, FunctionName, FunctionSpec, Hasher, Name, Revision, RevisionId};
 use faas_store::Store;
+use fail::fail_point;
 use serde::{Deserialize, Serialize};
 
 use crate::hold::Holds;
@@ -82,7 +83,9 @@ impl FolderRepo {
         let (folder, path, digest) = (self.folder.clone(), self.path(&blob.digest()), blob.digest());
         let kept = blocking(move || {
             let kept = blob.rename(path)?;
+            fail_point!("blob-renamed");
             File::open(folder)?.sync_all()?;
+            fail_point!("blob-folder-synced");
             Ok(kept)
         })
         .await?;
@@ -127,6 +130,7 @@ impl FolderRepo {
 
     async fn drop_code(&self, code: Digest) -> Result<(), RepoError> {
         self.verified().remove(&code);
+        fail_point!("blob-remove");
         let path = self.path(&code);
         match blocking(move || std::fs::remove_file(path)).await {
             Err(RepoError::Disk(std::io::ErrorKind::NotFound)) => Ok(()),

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use faas_model::{Digest, Hasher};
+use fail::fail_point;
 use tokio::io::AsyncWriteExt;
 
 use crate::RepoError;
@@ -58,7 +59,9 @@ impl Upload {
         }
         self.bytes = total;
         self.hasher.update(bytes);
-        Ok(self.file.write_all(bytes).await?)
+        self.file.write_all(bytes).await?;
+        fail_point!("upload-write");
+        Ok(())
     }
 
     /// Returns how many bytes were written.
@@ -74,6 +77,7 @@ impl Upload {
     pub async fn finish(mut self) -> Result<Blob, RepoError> {
         self.file.flush().await?;
         self.file.sync_all().await?;
+        fail_point!("upload-synced");
         let digest = self.hasher.finish();
         let hold = self.holds.hold(digest);
         Ok(Blob { digest, bytes: self.bytes, temporary: self.temporary, hold })

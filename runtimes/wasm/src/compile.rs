@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use faas_model::{Digest, Reason};
 use faas_runtime::{Code, RuntimeError};
+use fail::fail_point;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
@@ -132,7 +133,9 @@ impl Compiler {
             return Ok(found);
         }
         let temporary = Temporary::new(&self.dir).map_err(|e| broken("make a file for compiled code", &e))?;
+        fail_point!("compile-begin");
         let contract = self.run(code, &temporary).await?;
+        fail_point!("compile-done");
         let path = self.paths(&code.digest).find_map(|(of, path)| (of == contract).then_some(path));
         let path = path.ok_or_else(|| internal("name compiled code", &contract))?;
         let (worlds, slots_max, named) = (Arc::clone(worlds), self.slots_max, path.clone());
@@ -206,6 +209,7 @@ impl Compiler {
                 _ => {}
             }
         }
+        fail_point!("cwasm-removed");
     }
 }
 
@@ -217,7 +221,9 @@ fn keep(engine: &Engine, temporary: Temporary, path: &Path, slots_max: u32) -> R
         .map_err(|e| unprocessable(format!("the component does not fit: {}", e.root_cause())))?;
     share::slots_of(&component, slots_max).map_err(unprocessable)?;
     drop(component);
+    fail_point!("cwasm-synced");
     std::fs::rename(&temporary.path, path).map_err(|e| broken("keep compiled code", &e))?;
+    fail_point!("cwasm-renamed");
     let dir = path.parent().map_or_else(|| Err(io::ErrorKind::NotFound.into()), File::open);
     dir.and_then(|dir| dir.sync_all()).map_err(|e| broken("keep compiled code", &e))
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use fail::fail_point;
 use redb::{
     Builder, Database, DatabaseError, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError, Table,
     TableDefinition,
@@ -173,7 +174,9 @@ fn commit<T>(
     drop(batch);
     let maybe_done = |error: EngineError| Failed { error, maybe_done: true };
     if dirty {
+        fail_point!("store-before-commit");
         transaction.commit().map_err(|error| maybe_done(error.into()))?;
+        fail_point!("store-after-commit");
     } else {
         transaction.abort().map_err(EngineError::from)?;
     }
