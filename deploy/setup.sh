@@ -43,4 +43,6 @@ fi
 if [ "${1:-}" = test ]; then
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || apt_install rabbitmq-server
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || { say "rabbitmq-server could not be installed; the tests need it"; exit 1; }
+    # What sets the wall clock of one process.
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || apt_install libfaketime
 fi

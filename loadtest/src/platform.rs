@@ -1,7 +1,11 @@
 //! One running platform: the real binary on ports and a data folder of its own.
 
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -21,7 +25,60 @@ pub struct Options {
     pub flags: Vec<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
+    /// Where it listens; without, on ports that the kernel chooses at every start.
+    pub listen: Listen,
 }
+
+/// Where a platform listens.
+#[derive(Debug, Clone, Default)]
+pub enum Listen {
+    /// On free ports.
+    #[default]
+    Free,
+    /// On this port and the two above it, on loopback.
+    Ports(u16),
+    /// On sockets of ours for functions, control and state, as under systemd: they outlive it.
+    Sockets(Arc<[TcpListener; 3]>),
+}
+
+impl Listen {
+    /// Opens sockets to be passed to one platform after the other.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub fn sockets() -> Result<Self> {
+        let open = || TcpListener::bind("127.0.0.1:0");
+        Ok(Self::Sockets(Arc::new([open()?, open()?, open()?])))
+    }
+
+    /// Returns the command that runs `program` so that it listens there and writes to `log`.
+    fn command(&self, program: &Path, log: &Path) -> Result<Command> {
+        let any = "127.0.0.1:0".to_owned();
+        let (mut command, addresses) = match self {
+            Self::Free => (Command::new(program), [any.clone(), any.clone(), any]),
+            Self::Ports(first) => (Command::new(program), [0, 1, 2].map(|n| format!("127.0.0.1:{}", first + n))),
+            Self::Sockets(sockets) => {
+                let mut command = Command::new("sh");
+                command.arg("-c").arg(PASS_SOCKETS).arg("sh").arg(log).arg(program);
+                let [functions, control, baas] = &**sockets;
+                let passed = |socket: &TcpListener| anyhow::Ok(Stdio::from(OwnedFd::from(socket.try_clone()?)));
+                command.stdin(passed(functions)?).stdout(passed(control)?).stderr(passed(baas)?);
+                (command, [any.clone(), any.clone(), any])
+            }
+        };
+        if !matches!(self, Self::Sockets(_)) {
+            let log = File::options().create(true).append(true).open(log)?;
+            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        }
+        let [functions, control, baas] = addresses;
+        command.args(["up", "--listen", &functions, "--control", &control, "--baas", &baas]);
+        Ok(command)
+    }
+}
+
+/// Sockets come as the standard streams and go where sd_listen_fds(3) wants them, under the process id of the program.
+const PASS_SOCKETS: &str = r#"exec 3<&0 4<&1 5<&2 </dev/null >>"$1" 2>&1; shift
+export LISTEN_PID=$$ LISTEN_FDS=3 LISTEN_FDNAMES=functions:control:baas; exec "$@""#;
 
 /// What `faas up --ready-file` writes.
 #[derive(Debug, Clone, Deserialize)]
@@ -79,10 +136,9 @@ impl Platform {
             std::fs::remove_file(&ready_file)?;
         }
         std::fs::create_dir_all(data)?;
-        let log = std::fs::File::options().create(true).append(true).open(data.join("platform.log"))?;
+        let mut command = options.listen.command(&options.binary()?, &data.join("platform.log"))?;
         let begun = Instant::now();
-        let mut child = Command::new(options.binary()?)
-            .args(["up", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--baas", "127.0.0.1:0"])
+        let mut child = command
             .arg("--data")
             .arg(data.join("state"))
             .arg("--ready-file")
@@ -90,9 +146,6 @@ impl Platform {
             .args(&options.flags)
             .env_remove("FAAS_URL")
             .envs(options.env.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .context("faas up does not start")?;
@@ -139,6 +192,12 @@ impl Platform {
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// Returns how it was started.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Returns the operator's token.
@@ -200,6 +259,31 @@ impl Platform {
     pub async fn crash_and_restart(mut self) -> Result<Self> {
         self.kill().await?;
         Self::start(&self.data.clone(), self.options.clone()).await
+    }
+
+    /// Starts a platform again that has ended, over the same data and with the same options.
+    ///
+    /// # Errors
+    /// When it does not start again.
+    pub async fn start_again(self) -> Result<Self> {
+        Self::start(&self.data.clone(), self.options.clone()).await
+    }
+
+    /// Starts a platform again that has ended, with other environment.
+    ///
+    /// # Errors
+    /// When it does not start again.
+    pub async fn start_again_with(self, env: &[(&str, &str)]) -> Result<Self> {
+        let env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Self::start(&self.data.clone(), Options { env, ..self.options.clone() }).await
+    }
+
+    /// Waits until the process ends by itself.
+    ///
+    /// # Errors
+    /// When it does not end within the patience of a start.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        Ok(tokio::time::timeout(READY_PATIENCE, self.child.wait()).await.context("it does not end")??)
     }
 
     /// Kills the process at once and waits until it is gone.

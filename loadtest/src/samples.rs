@@ -31,8 +31,47 @@ pub fn component(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// When a file cannot be written or the sample was not built.
 pub fn manifest(folder: &Path, name: &str, sample: &str, lines: &str) -> Result<()> {
+    write(folder, name, &component(sample)?, lines)
+}
+
+fn write(folder: &Path, name: &str, component: &Path, lines: &str) -> Result<()> {
     std::fs::create_dir_all(folder)?;
-    std::fs::copy(component(sample)?, folder.join("code.wasm"))?;
+    std::fs::copy(component, folder.join("code.wasm"))?;
     std::fs::write(folder.join("faas.toml"), format!("[functions.{name}]\nsource = \"code.wasm\"\n{lines}\n"))?;
     Ok(())
+}
+
+/// Makes the code of a manifest that [`manifest`] wrote unlike any other, by a custom section with `mark`.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn mark(folder: &Path, mark: u64) -> Result<()> {
+    use std::io::Write as _;
+    let mut section = vec![0, 13, 4];
+    section.extend_from_slice(b"mark");
+    section.extend_from_slice(&mark.to_le_bytes());
+    Ok(std::fs::File::options().append(true).open(folder.join("code.wasm"))?.write_all(&section)?)
+}
+
+/// Builds the guest on trial of the Wasm runtime's tests, whose paths are ways to behave; returns its component.
+///
+/// # Errors
+/// When it does not build.
+pub fn trial() -> Result<PathBuf> {
+    let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes/wasm/guests");
+    let mut cargo = std::process::Command::new("cargo");
+    cargo.args(["build", "--quiet", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir", "target"]);
+    cargo.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    if !cargo.current_dir(&guests).status()?.success() {
+        bail!("the guest on trial does not build in {} (run `make setup`)", guests.display());
+    }
+    Ok(guests.join("target/wasm32-wasip2/release/trial.wasm"))
+}
+
+/// Writes a manifest as [`manifest`] does, with the guest on trial for code.
+///
+/// # Errors
+/// When it does not build or a file cannot be written.
+pub fn trial_manifest(folder: &Path, name: &str, lines: &str) -> Result<()> {
+    write(folder, name, &trial()?, lines)
 }

@@ -3,6 +3,7 @@
 
 mod crash;
 mod deploys;
+mod faults;
 mod hostile;
 mod invoking;
 mod messages;

@@ -13,7 +13,9 @@ use faas_loadtest::platform::{Options, Platform};
 use faas_loadtest::samples;
 use http::Method;
 
-/// Longest start, crash recovery included.
+use crate::failpoints;
+
+/// Longest start, crash recovery included, on a machine that does nothing else.
 const START_BOUND: Duration = Duration::from_millis(500);
 const WRITERS: usize = 16;
 
@@ -32,16 +34,16 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     writes_acknowledged: u64,
     writes_lost: u64,
     deploys: u64,
-    starts_ms: Vec<u128>,
+    pub(crate) starts_ms: Vec<u128>,
 }
 
 /// What the rounds have been promised so far.
 #[derive(Debug, Default)]
-struct Journal {
+pub(crate) struct Journal {
     /// Last acknowledged value and a value that may have been written, by key.
     values: BTreeMap<String, (u64, Option<u64>)>,
     /// Revisions whose deploy was acknowledged.
@@ -60,8 +62,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         tally.starts_ms.push(platform.start_time.as_millis());
         verify(&platform, &journal, &mut tally).await.with_context(|| format!("after kill {round}"))?;
     }
-    orphans(&platform).await?;
-    report(&arguments, &mut tally)
+    failpoints::nothing_left_over(&platform, &["hello"]).await?;
+    tally.report(arguments.rounds, arguments.fill_mib, START_BOUND)
 }
 
 async fn fill(platform: &Platform, mib: u64) -> Result<()> {
@@ -76,7 +78,7 @@ async fn fill(platform: &Platform, mib: u64) -> Result<()> {
 }
 
 /// Writers and deploys run until the kill, at a time that the seed decides.
-async fn one_round(
+pub(crate) async fn one_round(
     platform: &mut Platform,
     round: u64,
     seed: u64,
@@ -145,7 +147,7 @@ async fn writer(
     vec![(key, acknowledged, maybe)]
 }
 
-async fn verify(platform: &Platform, journal: &Journal, tally: &mut Tally) -> Result<()> {
+pub(crate) async fn verify(platform: &Platform, journal: &Journal, tally: &mut Tally) -> Result<()> {
     let client = Client::default();
     let authorization = format!("Bearer {}", platform.token()?);
     for (key, (acknowledged, maybe)) in &journal.values {
@@ -173,20 +175,7 @@ async fn verify(platform: &Platform, journal: &Journal, tally: &mut Tally) -> Re
     Ok(())
 }
 
-/// After all rounds every file in the data folder belongs to something.
-async fn orphans(platform: &Platform) -> Result<()> {
-    let state = platform.data().join("state");
-    let versions = platform.cli(&["versions", "hello", "--output", "json"]).await?;
-    for folder in ["blobs", "compiled"] {
-        for name in files_below(&state.join(folder))? {
-            let digest: String = name.chars().take(64).collect();
-            ensure!(versions.stdout.contains(&digest), "orphan file {folder}/{name}");
-        }
-    }
-    Ok(())
-}
-
-fn files_below(folder: &Path) -> Result<Vec<String>> {
+pub(crate) fn files_below(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -199,19 +188,22 @@ fn files_below(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn report(arguments: &Arguments, tally: &mut Tally) -> Result<()> {
-    tally.starts_ms.sort_unstable();
-    let median = tally.starts_ms.get(tally.starts_ms.len() / 2).copied().unwrap_or_default();
-    let worst = tally.starts_ms.last().copied().unwrap_or_default();
-    println!(
-        "kills {}, fill {} MiB: {} writes acknowledged, {} lost; {} deploys acknowledged, 0 half-deployed, 0 orphan files; ready after {median} ms (median), {worst} ms (worst)",
-        arguments.rounds, arguments.fill_mib, tally.writes_acknowledged, tally.writes_lost, tally.deploys
-    );
-    if tally.writes_lost > 0 {
-        bail!("{} acknowledged writes were lost", tally.writes_lost);
+impl Tally {
+    /// Prints the counts of `kills` rounds and judges them.
+    pub(crate) fn report(mut self, kills: u64, fill_mib: u64, start_bound: Duration) -> Result<()> {
+        self.starts_ms.sort_unstable();
+        let median = self.starts_ms.get(self.starts_ms.len() / 2).copied().unwrap_or_default();
+        let worst = self.starts_ms.last().copied().unwrap_or_default();
+        println!(
+            "kills {kills}, fill {fill_mib} MiB: {} writes acknowledged, {} lost; {} deploys acknowledged, 0 half-deployed, 0 orphan files; ready after {median} ms (median), {worst} ms (worst)",
+            self.writes_acknowledged, self.writes_lost, self.deploys
+        );
+        if self.writes_lost > 0 {
+            bail!("{} acknowledged writes were lost", self.writes_lost);
+        }
+        if worst > start_bound.as_millis() {
+            bail!("a start took {worst} ms, over {} ms", start_bound.as_millis());
+        }
+        Ok(())
     }
-    if worst > START_BOUND.as_millis() {
-        bail!("a start took {worst} ms, over {} ms", START_BOUND.as_millis());
-    }
-    Ok(())
 }

@@ -1,6 +1,8 @@
 //! Numbered messages through `orders` while broker and platform are killed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -49,7 +51,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     platform.deploy(&samples::folder("orders")).await?;
     wait_for_queue(&broker.url()).await?;
     broker.settle().await;
-    let publisher = tokio::spawn(publish(broker.url(), arguments.messages, arguments.poison, arguments.rate));
+    let publisher = tokio::spawn(publish(broker.url(), 0, arguments.messages, arguments.poison, arguments.rate));
     let total = Duration::from_secs(arguments.messages / arguments.rate.max(1));
     let kills = arguments.broker_kills + arguments.platform_kills;
     let begun = Instant::now();
@@ -71,7 +73,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     check(&platform, &broker.url(), &arguments).await
 }
 
-async fn wait_for_queue(url: &str) -> Result<()> {
+pub(crate) async fn wait_for_queue(url: &str) -> Result<()> {
     for _ in 0..300 {
         let channel = open(url).await?;
         if channel.queue_declare(QUEUE.into(), passive(), FieldTable::default()).await.is_ok() {
@@ -91,10 +93,19 @@ async fn open(url: &str) -> Result<Channel> {
     Ok(connection.create_channel().await?)
 }
 
-/// Publishes until every message is confirmed; a message whose confirm was
+/// Publishes at `rate` messages a second until told to stop; returns how many, all of them confirmed.
+pub(crate) async fn publish_until(url: String, rate: u64, stop: Arc<AtomicBool>) -> Result<u64> {
+    let mut published = 0;
+    while !stop.load(Ordering::SeqCst) {
+        published += publish(url.clone(), published, rate.max(1), 0, rate).await?;
+    }
+    Ok(published)
+}
+
+/// Publishes the messages from number `first` until every message is confirmed; a message whose confirm was
 /// lost is sent again under the same id, as a careful producer does.
-async fn publish(url: String, messages: u64, poison: u64, rate: u64) -> Result<u64> {
-    let mut left: BTreeSet<(u64, bool)> = (0..messages)
+async fn publish(url: String, first: u64, messages: u64, poison: u64, rate: u64) -> Result<u64> {
+    let mut left: BTreeSet<(u64, bool)> = (first..first + messages)
         .map(|n| (n, true))
         .chain((0..poison).map(|n| (n * (messages / poison.max(1)).max(1), false)))
         .collect();
@@ -167,7 +178,7 @@ fn message(n: u64, good: bool) -> (BasicProperties, String) {
 }
 
 /// Waits until the totals stand still at the full count.
-async fn settle(platform: &Platform, messages: u64) -> Result<()> {
+pub(crate) async fn settle(platform: &Platform, messages: u64) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < SETTLE_PATIENCE {
         let totals = totals(platform).await?;
@@ -189,15 +200,7 @@ fn count_of(totals: &serde_json::Value) -> Option<u64> {
 
 async fn check(platform: &Platform, url: &str, arguments: &Arguments) -> Result<()> {
     let channel = open(url).await?;
-    let mut left_over = u32::MAX;
-    for _ in 0..120 {
-        left_over = channel.queue_declare(QUEUE.into(), passive(), FieldTable::default()).await?.message_count();
-        if left_over == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    ensure!(left_over == 0, "{left_over} messages are left in {QUEUE}");
+    queue_is_empty(&channel).await?;
     let dead = dead_letters(&channel).await?;
     let good_dead = dead.keys().filter(|id| id.starts_with("order-")).count();
     let poison: BTreeMap<_, _> = dead.iter().filter(|(id, _)| id.starts_with("poison-")).collect();
@@ -218,6 +221,29 @@ async fn check(platform: &Platform, url: &str, arguments: &Arguments) -> Result<
     ensure!(without_reason == 0 && calls_differ == 0, "dead letters without reason or with differing call ids");
     ensure!(good_dead == 0, "good messages were dead-lettered");
     ensure!((copies as u64 - arguments.poison) * 100 <= arguments.poison, "over 1 % duplicate dead letters");
+    Ok(())
+}
+
+async fn queue_is_empty(channel: &Channel) -> Result<()> {
+    let mut left_over = u32::MAX;
+    for _ in 0..120 {
+        left_over = channel.queue_declare(QUEUE.into(), passive(), FieldTable::default()).await?.message_count();
+        if left_over == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    anyhow::bail!("{left_over} messages are left in {QUEUE}")
+}
+
+/// Checks that `messages` good messages had one effect each and that none is left or dead.
+pub(crate) async fn nothing_left_over(platform: &Platform, url: &str, messages: u64) -> Result<()> {
+    let channel = open(url).await?;
+    queue_is_empty(&channel).await?;
+    let dead = dead_letters(&channel).await?.len();
+    let count = count_of(&totals(platform).await?);
+    ensure!(dead == 0, "{dead} good messages were dead-lettered");
+    ensure!(count == Some(messages), "{messages} messages had {count:?} effects");
     Ok(())
 }
 
