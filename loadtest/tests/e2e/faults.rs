@@ -11,7 +11,6 @@ async fn suite(arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().await.unwrap();
     let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{arguments:?} ended with {}:\n{said}\n{error}", output.status);
-    println!("{said}");
 }
 
 #[tokio::test]

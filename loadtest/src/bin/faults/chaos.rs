@@ -17,6 +17,8 @@ use crate::{failpoints, messages};
 
 /// Longest start after a kill (D14).
 const START_BOUND: Duration = Duration::from_secs(3);
+/// Longest time from the start of a deploy to the kill: some deploys end before, some do not.
+const PAUSE_MS_MAX: u64 = 2_000;
 /// Callers, ten requests a second each.
 const CALLERS: usize = 20;
 /// Messages a second.
@@ -61,7 +63,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let (mut tally, mut journal) = (Tally::default(), Journal::default());
     let files = descriptors(&platform)?;
     for round in 0..arguments.rounds {
-        kills::one_round(&mut platform, round, arguments.seed, &mut journal, &mut tally).await?;
+        kills::one_round(&mut platform, round, (arguments.seed, PAUSE_MS_MAX), &mut journal, &mut tally).await?;
         platform = platform.start_again().await?;
         tally.starts_ms.push(platform.start_time.as_millis());
         kills::verify(&platform, &journal, &mut tally).await.with_context(|| format!("after kill {round}"))?;

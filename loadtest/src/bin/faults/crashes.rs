@@ -106,10 +106,15 @@ async fn shaky(platform: &Platform, arguments: &Arguments) -> Result<(u64, u64)>
     Ok((good, trapped))
 }
 
+fn reason_of(answer: &Answer) -> Option<String> {
+    answer.json().get("reason")?.as_str().map(str::to_owned)
+}
+
 fn told(answer: &Answer, status: u16, reason: &str) -> Result<()> {
-    let said = answer.json()["reason"].clone();
     ensure!(
-        answer.status == status && said == reason && answer.header("x-faas-origin") == "platform",
+        answer.status == status
+            && reason_of(answer).as_deref() == Some(reason)
+            && answer.header("x-faas-origin") == "platform",
         "wanted {status} {reason}, got {} {}",
         answer.status,
         answer.text()
@@ -149,7 +154,7 @@ async fn stillborn(platform: &Platform) -> Result<u64> {
     let (begun, mut looping) = (Instant::now(), 0u64);
     while begun.elapsed() < CALLED {
         let answer = client.get(&url).await?;
-        match answer.json()["reason"].as_str() {
+        match reason_of(&answer).as_deref() {
             Some("crash_loop") => {
                 told(&answer, 503, "crash_loop")?;
                 ensure!(!answer.header("retry-after").is_empty(), "crash_loop without Retry-After");

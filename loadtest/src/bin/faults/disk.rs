@@ -141,7 +141,7 @@ async fn one_round(mut house: House, disk: &Disk, round: u64) -> Result<House> {
         ensure!(status.is_success(), "a write with space answers {status}");
     }
     // By values in one round, by somebody else's file in the next.
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         disk.ballast("reserve", disk.left()?.saturating_sub(VALUES_LEAST).min(RESERVE_MAX))?;
         house.fill_by_values(round).await?;
     }
@@ -151,11 +151,11 @@ async fn one_round(mut house: House, disk: &Disk, round: u64) -> Result<House> {
         house = house.restart_while_full(disk).await?;
     }
     disk.free("ballast")?;
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         disk.free("reserve")?;
     }
     house.recovers().await?;
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         house.delete_values(round).await?;
     }
     house.verify().await?;

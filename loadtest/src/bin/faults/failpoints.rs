@@ -109,8 +109,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let steps: Vec<_> = STEPS.iter().filter(|(_, step, _)| step.starts_with(&arguments.step)).collect();
     ensure!(!steps.is_empty(), "no step begins with {:?}", arguments.step);
     let (mut by_step, mut worst) = (BTreeMap::<_, u64>::new(), Duration::ZERO);
-    for round in 0..arguments.rounds {
-        let (change, step, found) = *steps[round % steps.len()];
+    for (round, &&(change, step, found)) in steps.iter().cycle().take(arguments.rounds).enumerate() {
         let case = format!("round {round}: {change:?} at {step}");
         platform = one_round(platform, change, step, found, 1 + round as u64).await.with_context(|| case)?;
         worst = worst.max(platform.start_time);

@@ -18,6 +18,8 @@ use crate::failpoints;
 /// Longest start, crash recovery included, on a machine that does nothing else.
 const START_BOUND: Duration = Duration::from_millis(500);
 const WRITERS: usize = 16;
+/// Longest time from the start of a deploy to the kill, 100 ms more.
+const PAUSE_MS_MAX: u64 = 400;
 
 /// Flags of the suite.
 #[derive(Debug, clap::Args)]
@@ -57,7 +59,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let mut tally = Tally::default();
     let mut journal = Journal::default();
     for round in 0..arguments.rounds {
-        one_round(&mut platform, round, arguments.seed, &mut journal, &mut tally).await?;
+        one_round(&mut platform, round, (arguments.seed, PAUSE_MS_MAX), &mut journal, &mut tally).await?;
         platform = platform.crash_and_restart().await?;
         tally.starts_ms.push(platform.start_time.as_millis());
         verify(&platform, &journal, &mut tally).await.with_context(|| format!("after kill {round}"))?;
@@ -77,11 +79,11 @@ async fn fill(platform: &Platform, mib: u64) -> Result<()> {
     Ok(())
 }
 
-/// Writers and deploys run until the kill, at a time that the seed decides.
+/// Writers and deploys run until the kill, at a time that the seed decides, `pause_ms_max` and 100 ms at most.
 pub(crate) async fn one_round(
     platform: &mut Platform,
     round: u64,
-    seed: u64,
+    (seed, pause_ms_max): (u64, u64),
     journal: &mut Journal,
     tally: &mut Tally,
 ) -> Result<()> {
@@ -93,7 +95,7 @@ pub(crate) async fn one_round(
     let manifest = platform.data().join("deploy");
     let mark = format!("env = {{ ROUND = \"{round}\" }}");
     samples::manifest(&manifest, "hello", "hello", &mark)?;
-    let pause = u64::from_le_bytes(noise(seed ^ (round << 20), 8).try_into().unwrap_or_default()) % 400 + 100;
+    let pause = u64::from_le_bytes(noise(seed ^ (round << 20), 8).try_into().unwrap_or_default()) % pause_ms_max + 100;
     let deploy = platform.deploy(&manifest);
     let acknowledged = tokio::time::timeout(Duration::from_millis(pause), deploy).await;
     if let Ok(outcome) = acknowledged {

@@ -94,7 +94,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     ensure!(starts >= arguments.cycles, "{starts} starts are too few to be {} cycles", arguments.cycles);
     let totals = client.get(&platform.url("/function/book/totals")).await?.json();
     let booked = share(arguments.requests).max(1);
-    ensure!(totals["count"].as_u64() >= Some(booked), "{booked} orders or more were answered, there are {totals}");
+    ensure!(
+        totals.get("count").and_then(serde_json::Value::as_u64) >= Some(booked),
+        "{booked} orders or more were answered, there are {totals}"
+    );
     Ok(())
 }
 
