@@ -47,6 +47,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     };
     let mut platform = Platform::start(&folder.path().join("faas"), options).await?;
     platform.deploy(&samples::folder("orders")).await?;
+    // Compiled once, so that the deploys of the rounds have a chance to end before the kill.
+    platform.deploy(&samples::folder("hello")).await?;
     messages::wait_for_queue(&broker.url()).await?;
     broker.settle().await;
     let published = Arc::new(AtomicBool::new(false));
