@@ -245,8 +245,11 @@ impl Registry {
         summaries
     }
 
+    /// Returns every lane, in the order of functions and aliases.
     pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
-        self.functions.iter().flat_map(|f| f.lanes().cloned().collect::<Vec<_>>()).collect()
+        let mut functions: Vec<_> = self.functions.iter().map(|f| Arc::clone(&f)).collect();
+        functions.sort_by(|a, b| a.name.cmp(&b.name));
+        functions.iter().flat_map(|f| f.lanes().cloned()).collect()
     }
 
     pub(crate) fn start_draining(&self) {

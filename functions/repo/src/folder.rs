@@ -15,6 +15,7 @@ use faas_store::Store;
 use fail::fail_point;
 use serde::{Deserialize, Serialize};
 
+use crate::files::FileWork;
 use crate::hold::Holds;
 use crate::records::Records;
 use crate::{
@@ -41,6 +42,7 @@ impl Default for Config {
 pub struct FolderRepo {
     config: Config,
     folder: PathBuf,
+    files: FileWork,
     records: Records,
     holds: Holds,
     /// Code whose content was compared with its digest by this process.
@@ -57,17 +59,25 @@ impl FolderRepo {
     pub async fn open(folder: impl Into<PathBuf>, config: Config, store: Arc<dyn Store>) -> Result<Self, RepoError> {
         let folder = folder.into();
         let temporary = folder.join("tmp");
-        let removed = blocking(move || {
-            DirBuilder::new().recursive(true).mode(0o700).create(&temporary)?;
-            remove_all(&temporary)
-        })
-        .await?;
+        let removed = FileWork::Threads
+            .run(move || {
+                DirBuilder::new().recursive(true).mode(0o700).create(&temporary)?;
+                remove_all(&temporary)
+            })
+            .await?;
         if removed > 0 {
             tracing::info!(removed, "removed uploads that were cut off");
         }
         let records = Records::new(store);
         let (holds, verified, changing) = Default::default();
-        Ok(Self { config, folder, records, holds, verified, changing })
+        Ok(Self { config, folder, files: FileWork::Threads, records, holds, verified, changing })
+    }
+
+    /// Does the file work on the calling thread from now on: in a simulation no
+    /// order of events may depend on other threads. It blocks, so nowhere else.
+    #[must_use]
+    pub fn on_this_thread(self) -> Self {
+        Self { files: FileWork::Here, ..self }
     }
 
     fn path(&self, code: &Digest) -> PathBuf {
@@ -81,14 +91,16 @@ impl FolderRepo {
     async fn keep_blob(&self, blob: Blob) -> Result<Kept, RepoError> {
         let _changing = self.changing.lock().await;
         let (folder, path, digest) = (self.folder.clone(), self.path(&blob.digest()), blob.digest());
-        let kept = blocking(move || {
-            let kept = blob.rename(path)?;
-            fail_point!("blob-renamed");
-            File::open(folder)?.sync_all()?;
-            fail_point!("blob-folder-synced");
-            Ok(kept)
-        })
-        .await?;
+        let kept = self
+            .files
+            .run(move || {
+                let kept = blob.rename(path)?;
+                fail_point!("blob-renamed");
+                File::open(folder)?.sync_all()?;
+                fail_point!("blob-folder-synced");
+                Ok(kept)
+            })
+            .await?;
         self.verified().insert(digest);
         Ok(kept)
     }
@@ -99,7 +111,7 @@ impl FolderRepo {
             return Ok(path);
         }
         let file = path.clone();
-        let found = match blocking(move || digest_of(&file)).await {
+        let found = match self.files.run(move || digest_of(&file)).await {
             Err(RepoError::Disk(std::io::ErrorKind::NotFound)) => {
                 return Err(RepoError::NotFound(format!("code {}", code.short())));
             }
@@ -118,7 +130,7 @@ impl FolderRepo {
         // of in between is then seen by at least one of the two.
         let held = self.holds.held();
         let folder = self.folder.clone();
-        let mut kept = blocking(move || list(&folder)).await?;
+        let mut kept = self.files.run(move || list(&folder)).await?;
         kept.retain(|digest| !held.contains(digest));
         if kept.is_empty() {
             return Ok(kept);
@@ -132,7 +144,7 @@ impl FolderRepo {
         self.verified().remove(&code);
         fail_point!("blob-remove");
         let path = self.path(&code);
-        match blocking(move || std::fs::remove_file(path)).await {
+        match self.files.run(move || std::fs::remove_file(path)).await {
             Err(RepoError::Disk(std::io::ErrorKind::NotFound)) => Ok(()),
             other => other,
         }
@@ -161,7 +173,7 @@ impl FolderRepo {
 impl CodeRepo for FolderRepo {
     fn begin(&self) -> Fut<'_, Upload> {
         let path = self.folder.join("tmp").join(uuid::Uuid::now_v7().simple().to_string());
-        Box::pin(Upload::create(path, self.config.code_bytes_max.0, self.holds.clone()))
+        Box::pin(Upload::create(path, self.files, self.config.code_bytes_max.0, self.holds.clone()))
     }
 
     fn keep(&self, blob: Blob) -> Fut<'_, Kept> {
@@ -246,16 +258,6 @@ impl CodeRepo for FolderRepo {
 
     fn collect(&self) -> Fut<'_, Collected> {
         Box::pin(self.collect_code())
-    }
-}
-
-/// Runs blocking file work off the async threads.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, RepoError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => Ok(result?),
-        Err(_) => Err(RepoError::Disk(std::io::ErrorKind::Interrupted)),
     }
 }
 

@@ -11,6 +11,7 @@
 //! - Code of an upload in flight is never collected.
 
 mod error;
+mod files;
 mod folder;
 mod hold;
 mod records;

@@ -2,19 +2,21 @@
 //!
 //! Never more than `code_bytes_max` bytes; a dropped upload leaves no file.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use faas_model::{Digest, Hasher};
 use fail::fail_point;
-use tokio::io::AsyncWriteExt;
 
 use crate::RepoError;
+use crate::files::{FileWork, Output};
 use crate::hold::{Hold, Holds};
 
 /// Code being written. Dropping it removes the file.
 #[derive(Debug)]
 pub struct Upload {
-    file: tokio::fs::File,
+    file: Output,
     temporary: Temporary,
     hasher: Hasher,
     bytes: u64,
@@ -42,8 +44,15 @@ pub struct Kept {
 }
 
 impl Upload {
-    pub(crate) async fn create(path: PathBuf, bytes_max: u64, holds: Holds) -> Result<Self, RepoError> {
-        let file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).await?;
+    pub(crate) async fn create(
+        path: PathBuf,
+        files: FileWork,
+        bytes_max: u64,
+        holds: Holds,
+    ) -> Result<Self, RepoError> {
+        let new = path.clone();
+        let open = move || OpenOptions::new().write(true).create_new(true).mode(0o600).open(new);
+        let file = files.output(files.run(open).await?);
         let temporary = Temporary { path, renamed: false };
         Ok(Self { file, temporary, hasher: Hasher::default(), bytes: 0, bytes_max, holds })
     }
@@ -59,7 +68,7 @@ impl Upload {
         }
         self.bytes = total;
         self.hasher.update(bytes);
-        self.file.write_all(bytes).await?;
+        self.file.write(bytes).await?;
         fail_point!("upload-write");
         Ok(())
     }
@@ -75,8 +84,7 @@ impl Upload {
     /// # Errors
     /// `Disk` when the file system fails.
     pub async fn finish(mut self) -> Result<Blob, RepoError> {
-        self.file.flush().await?;
-        self.file.sync_all().await?;
+        self.file.sync().await?;
         fail_point!("upload-synced");
         let digest = self.hasher.finish();
         let hold = self.holds.hold(digest);

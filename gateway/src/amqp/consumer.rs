@@ -39,6 +39,8 @@ pub(super) struct Consumer {
     pub(super) tries: Tries,
     /// Calls of an earlier connection, or of the consumer before this one, may still run when the next delivers.
     pub(super) slots: Arc<Semaphore>,
+    /// What the jitter of its pauses is drawn from.
+    pub(super) jitter_seed: u64,
     pub(super) stop: CancellationToken,
 }
 
@@ -51,6 +53,7 @@ impl Consumer {
             self.show(State::Connecting);
             let began = Instant::now();
             let opened = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => break,
                 opened = queue.open(self.plan()) => opened,
             };
@@ -72,6 +75,7 @@ impl Consumer {
                 backoff.reset();
             }
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => {}
                 () = sleep(backoff.next()) => {}
             }
@@ -120,6 +124,7 @@ impl Consumer {
     ) -> String {
         let ended = loop {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => {
                     if let Err(error) = session.channel.cancel().await {
                         debug!(%error, "consumer could not be cancelled");

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::attempt::Tried;
-use super::backoff::Backoff;
+use super::backoff::{Backoff, mixed};
 use super::consumer::Consumer;
 use super::convert::{self, Epitaph};
 use super::meters::Held;
@@ -82,6 +82,7 @@ impl Consumer {
     /// Waits; returns whether to the end, neither stopped nor with a lost channel.
     async fn wait(&self, session: &Session, pause: Duration) -> bool {
         tokio::select! {
+            biased;
             () = self.stop.cancelled() => false,
             () = session.lost.cancelled() => false,
             () = sleep(pause) => true,
@@ -92,7 +93,7 @@ impl Consumer {
     async fn handle(&self, session: &Session, delivery: Delivery) -> Settled {
         let Delivery { tag, redelivered, fault, mut message } = delivery;
         if let Some(rest) = self.too_early(&mut message) {
-            self.publish(session, || session.channel.retry(message.clone(), rest)).await?;
+            self.publish(session, tag, || session.channel.retry(message.clone(), rest)).await?;
             return session.channel.ack(tag).await;
         }
         let mut held = Duration::ZERO;
@@ -184,7 +185,7 @@ impl Consumer {
                     let due = now_ms().saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
                     again.headers.insert(convert::own::NOT_BEFORE_MS.into(), due.into());
                 }
-                self.publish(session, || channel.retry(again.clone(), pause)).await?;
+                self.publish(session, tag, || channel.retry(again.clone(), pause)).await?;
             }
             Settlement::DeadLetter { death, status } => {
                 let counted = u32::from(!matches!(death, Death::Malformed));
@@ -192,7 +193,7 @@ impl Consumer {
                 let (call, source) = (tried.call, &self.source);
                 let epitaph = Epitaph { death, status, detail: tried.detail, attempts, call, source };
                 let letter = convert::for_death(message, &epitaph, now_ms());
-                self.publish(session, || channel.dead_letter(letter.clone())).await?;
+                self.publish(session, tag, || channel.dead_letter(letter.clone())).await?;
             }
         }
         channel.ack(tag).await?;
@@ -203,8 +204,8 @@ impl Consumer {
     /// Publishes until the broker has it; what is unsettled meanwhile stays in the queue.
     ///
     /// A channel to publish on may be lost alone: only with the deliveries it is of no more use to try.
-    async fn publish<'a>(&self, session: &Session, again: impl Fn() -> BoxFuture<'a, Settled>) -> Settled {
-        let mut backoff = Backoff::new(Duration::from_secs(1), HOLD_MAX);
+    async fn publish<'a>(&self, session: &Session, tag: u64, again: impl Fn() -> BoxFuture<'a, Settled>) -> Settled {
+        let mut backoff = Backoff::new(Duration::from_secs(1), HOLD_MAX, mixed(self.jitter_seed, tag));
         let began = Instant::now();
         loop {
             let Err(error) = again().await else { return Ok(()) };

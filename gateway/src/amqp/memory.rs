@@ -2,7 +2,7 @@
 //!
 //! Time is tokio's, so paused time moves the pauses.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub struct MemoryQueue {
 struct State {
     queues: BTreeMap<String, VecDeque<Stored>>,
     dead: BTreeMap<String, Vec<Message>>,
-    sessions: HashMap<u64, Session>,
+    sessions: BTreeMap<u64, Session>,
     last_session: u64,
     last_tag: u64,
     down: bool,
@@ -43,7 +43,7 @@ struct Stored {
 #[derive(Debug)]
 struct Session {
     queue: String,
-    unsettled: HashMap<u64, Stored>,
+    unsettled: BTreeMap<u64, Stored>,
     prefetch: usize,
     cancelled: bool,
     lost: watch::Sender<bool>,
@@ -84,6 +84,16 @@ impl MemoryQueue {
         self.lock().queues.get(queue).into_iter().flatten().map(|stored| stored.message.clone()).collect()
     }
 
+    /// Returns every message of `queue`: those that wait, due or not, and the unsettled ones.
+    #[must_use]
+    pub fn holds(&self, queue: &str) -> Vec<Message> {
+        let mut all = self.waiting(queue);
+        let state = self.lock();
+        let sessions = state.sessions.values().filter(|s| s.queue == queue);
+        all.extend(sessions.flat_map(|s| s.unsettled.values()).map(|stored| stored.message.clone()));
+        all
+    }
+
     /// Returns how many messages wait in `queue`, and how many are delivered and unsettled.
     #[must_use]
     pub fn depth(&self, queue: &str) -> (usize, usize) {
@@ -111,6 +121,17 @@ impl MemoryQueue {
     /// Takes connections again.
     pub fn up(&self) {
         self.lock().down = false;
+    }
+
+    /// Carries the broker over to another clock, as when its clients' process begins anew:
+    /// what was due some time after `then` is due that time after now.
+    ///
+    /// `then` is the end of a former runtime's paused time, which this runtime's knows nothing of.
+    pub fn carry_over(&self, then: Instant) {
+        let now = Instant::now();
+        for stored in self.lock().queues.values_mut().flatten() {
+            stored.due = now + stored.due.saturating_duration_since(then);
+        }
     }
 
     /// Lets every publication fail with `error`, or succeed again.
@@ -158,6 +179,7 @@ impl MemoryQueue {
                 Err(due) => due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)),
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 _ = lost.changed() => {}
                 () = tokio::time::sleep_until(due) => {}
@@ -206,7 +228,7 @@ impl Queue for MemoryQueue {
             let id = state.last_session;
             let session = Session {
                 queue: plan.queue.clone(),
-                unsettled: HashMap::new(),
+                unsettled: BTreeMap::new(),
                 prefetch: usize::from(plan.prefetch),
                 cancelled: false,
                 lost,

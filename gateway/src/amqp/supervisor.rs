@@ -1,6 +1,6 @@
 //! Keeps the consumers that the catalogue asks for, no more and no fewer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use super::attempt::Tries;
-use super::backoff::Backoff;
+use super::backoff::{Backoff, mixed};
 use super::config::Config;
 use super::consumer::Consumer;
 use super::convert::Source;
@@ -33,6 +34,8 @@ pub struct Link {
     pub reconnect_min: Duration,
     /// Longest of these pauses.
     pub reconnect_max: Duration,
+    /// What the jitter of pauses is drawn from: random, but for a simulation.
+    pub jitter_seed: u64,
 }
 
 /// The running consumers.
@@ -55,7 +58,8 @@ pub fn start(
     let link = |(name, broker): (Name, super::Broker)| {
         let (reconnect_min, reconnect_max) = (broker.reconnect_min.duration(), broker.reconnect_max.duration());
         let queue = Arc::new(RabbitQueue::new(name.clone(), broker));
-        (name, Link { queue, reconnect_min, reconnect_max })
+        let (jitter_seed, _) = Uuid::new_v4().as_u64_pair();
+        (name, Link { queue, reconnect_min, reconnect_max, jitter_seed })
     };
     start_on(config.brokers.into_iter().map(link).collect(), dispatch, catalogue, stop)
 }
@@ -74,8 +78,8 @@ pub fn start_on(
         dispatch,
         board: board.clone(),
         stop: stop.clone(),
-        running: HashMap::new(),
-        slots: HashMap::new(),
+        running: BTreeMap::new(),
+        slots: BTreeMap::new(),
         tasks: JoinSet::new(),
     };
     Consumers { board, stop, task: tokio::spawn(supervisor.run(catalogue)) }
@@ -130,9 +134,9 @@ struct Supervisor {
     dispatch: Arc<dyn Dispatch>,
     board: StatusBoard,
     stop: CancellationToken,
-    running: HashMap<ConsumerId, (Terms, CancellationToken)>,
+    running: BTreeMap<ConsumerId, (Terms, CancellationToken)>,
     /// Places for calls, with their number: a consumer and the one it replaces have the same ones.
-    slots: HashMap<ConsumerId, (u16, Weak<Semaphore>)>,
+    slots: BTreeMap<ConsumerId, (u16, Weak<Semaphore>)>,
     tasks: JoinSet<()>,
 }
 
@@ -142,6 +146,7 @@ impl Supervisor {
             let now = catalogue.borrow_and_update().clone();
             self.reconcile(&now);
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => break,
                 changed = catalogue.changed() => if changed.is_err() {
                     self.stop.cancelled().await;
@@ -194,6 +199,7 @@ impl Supervisor {
             queue: id.queue.clone(),
             request_bytes: terms.request_bytes,
         };
+        let jitter_seed = mixed(link.jitter_seed, &id);
         let consumer = Consumer {
             meters: Meters::of(&id.function),
             id: id.clone(),
@@ -204,9 +210,10 @@ impl Supervisor {
             dispatch: self.dispatch.clone(),
             board: self.board.clone(),
             tries: Tries::default(),
+            jitter_seed,
             stop: stop.clone(),
         };
-        let backoff = Backoff::new(link.reconnect_min, link.reconnect_max);
+        let backoff = Backoff::new(link.reconnect_min, link.reconnect_max, jitter_seed);
         self.tasks.spawn(Arc::new(consumer).run(link.queue.clone(), backoff));
         self.running.insert(id, (terms, stop));
     }

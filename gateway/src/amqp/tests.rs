@@ -152,6 +152,7 @@ fn world(dispatch: Arc<Scripted>, triggers: Vec<AmqpTrigger>) -> World {
         queue: Arc::new(broker.clone()),
         reconnect_min: Duration::from_millis(100),
         reconnect_max: Duration::from_secs(1),
+        jitter_seed: 1,
     };
     let brokers = BTreeMap::from([(Name::namespace_default(), link)]);
     let consumers = start_on(brokers, dispatch.clone(), watch, CancellationToken::new());

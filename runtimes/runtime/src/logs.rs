@@ -69,7 +69,8 @@ pub struct LogLine {
 /// All functions' logs. Cheap to clone; the last clone ends the writer thread.
 #[derive(Debug, Clone)]
 pub struct LogBook {
-    shared: Arc<Shared>,
+    /// `None` keeps nothing.
+    shared: Option<Arc<Shared>>,
 }
 
 #[derive(Debug)]
@@ -111,14 +112,21 @@ impl LogBook {
         let weak = Arc::downgrade(&shared);
         let disk = disk::Disk::new(dir, shared.config.file_bytes_max);
         std::thread::Builder::new().name("faas-logs".into()).spawn(move || disk.run(&receiver, &weak))?;
-        Ok(Self { shared })
+        Ok(Self { shared: Some(shared) })
+    }
+
+    /// Returns a book that keeps nothing and has no thread, for tests and simulations.
+    #[must_use]
+    pub fn discard() -> Self {
+        Self { shared: None }
     }
 
     /// Returns where the output of `function` goes.
     #[must_use]
     pub fn writer(&self, function: &FunctionName) -> LogWriter {
+        let Some(shared) = &self.shared else { return LogWriter::discard() };
         let place = Place { id: place_id(function), lost: AtomicU64::new(0) };
-        LogWriter { to: Some((Arc::clone(&self.shared), Arc::new(place))) }
+        LogWriter { to: Some((Arc::clone(shared), Arc::new(place))) }
     }
 
     /// Returns the newest `lines` lines of `function`, oldest first, everything written before included.
@@ -126,10 +134,11 @@ impl LogBook {
     /// # Errors
     /// When a file cannot be read. A function without output has no lines.
     pub async fn tail(&self, function: &FunctionName, lines: usize) -> io::Result<Vec<LogLine>> {
+        let Some(shared) = &self.shared else { return Ok(Vec::new()) };
         let (done, flushed) = oneshot::channel();
-        self.order(Order::Flush(done)).await?;
+        shared.order(Order::Flush(done)).await?;
         flushed.await.map_err(|_| stopped())?;
-        let dir = self.shared.dir.clone();
+        let dir = shared.dir.clone();
         let id = place_id(function);
         tokio::task::spawn_blocking(move || disk::tail(&dir, &id, lines)).await.map_err(io::Error::other)?
     }
@@ -137,7 +146,8 @@ impl LogBook {
     /// Returns the lines of `function` that are written from now on.
     #[must_use]
     pub fn follow(&self, function: &FunctionName) -> Follower {
-        let mut followers = lock(&self.shared.followers);
+        let Some(shared) = &self.shared else { return Follower { receiver: broadcast::Sender::new(1).subscribe() } };
+        let mut followers = lock(&shared.followers);
         followers.retain(|_, sender| sender.receiver_count() > 0);
         let sender = followers.entry(place_id(function)).or_insert_with(|| broadcast::Sender::new(FOLLOW_LINES));
         Follower { receiver: sender.subscribe() }
@@ -148,16 +158,17 @@ impl LogBook {
     /// # Errors
     /// When a file cannot be removed.
     pub async fn remove(&self, function: &FunctionName) -> io::Result<()> {
+        let Some(shared) = &self.shared else { return Ok(()) };
         let (done, removed) = oneshot::channel();
-        self.order(Order::Remove(place_id(function), done)).await?;
+        shared.order(Order::Remove(place_id(function), done)).await?;
         removed.await.map_err(|_| stopped())?
     }
 }
 
-impl LogBook {
+impl Shared {
     /// Hands an order to the writer thread without blocking an async thread.
     async fn order(&self, order: Order) -> io::Result<()> {
-        let sender = self.shared.sender.clone();
+        let sender = self.sender.clone();
         let sent = tokio::task::spawn_blocking(move || sender.send(order).map_err(|_| stopped()));
         sent.await.map_err(io::Error::other)?
     }

@@ -22,6 +22,7 @@ pub(super) async fn tend(lane: Arc<Lane>) {
     let (mut starts, mut stops) = (JoinSet::new(), JoinSet::new());
     while let Some(wake) = lane.tick(&mut starts, &mut stops) {
         tokio::select! {
+            biased;
             () = lane.poke.notified() => {}
             Some(start) = starts.join_next() => lane.start_ended(start),
             Some(_) = stops.join_next() => {}

@@ -35,7 +35,10 @@ async fn a_panic_costs_one_try_and_no_delivery() {
     let (_catalogue, watch) = watch::channel(catalogue(vec![trigger(true)]));
     let queue: Arc<dyn Queue> = Arc::new(broker.clone());
     let (min, max) = (Duration::from_millis(100), Duration::from_secs(1));
-    let brokers = BTreeMap::from([(Name::namespace_default(), Link { queue, reconnect_min: min, reconnect_max: max })]);
+    let brokers = BTreeMap::from([(
+        Name::namespace_default(),
+        Link { queue, reconnect_min: min, reconnect_max: max, jitter_seed: 1 },
+    )]);
     let _consumers = start_on(brokers, dispatch, watch, CancellationToken::new());
     (0..8).for_each(|n| broker.publish("q", message(&n.to_string())));
     until("all are done", || broker.depth("q") == (0, 0)).await;

@@ -138,3 +138,14 @@ fn a_writer_that_discards_takes_everything() {
     log.write(Stream::Stdout, b"x\n");
     log.platform("y");
 }
+
+#[tokio::test]
+async fn a_book_that_keeps_nothing_takes_lines_and_has_none() {
+    let (book, function) = (LogBook::discard(), FunctionName::in_default("f").unwrap());
+    let log = book.writer(&function).call(CallId::fresh());
+    log.write(Stream::Stdout, b"lost\n");
+    drop(log);
+    assert!(book.tail(&function, 10).await.unwrap().is_empty());
+    assert_eq!(book.follow(&function).next().await, None);
+    book.remove(&function).await.unwrap();
+}
