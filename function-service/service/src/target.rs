@@ -107,7 +107,8 @@ impl Target {
         let (kind, digest) = (self.revision.spec.runtime, self.revision.code);
         if !shared.installed(kind, &digest)? {
             let own = shared.clone();
-            shared.installs.join(kind, digest, async move { own.install(kind, digest).await }).await?;
+            let installing = async move { own.install(kind, digest).await };
+            shared.installs.join(kind, digest, installing).await.map_err(unusable)?;
         }
         let prepared = self.prepared.get_or_try_init(|| std::future::ready(self.prepare(shared))).await?;
         let prepare = begin.elapsed();
@@ -150,6 +151,15 @@ impl Target {
 /// A time of zero would make the pool ask for a tick that is over already.
 fn positive(time: Duration) -> Duration {
     time.max(Duration::from_millis(1))
+}
+
+/// Code that was deployed once and is refused now is no fault of the call that wakes it:
+/// the caller may try again, a message is not dead.
+fn unusable(error: RuntimeError) -> RuntimeError {
+    match error.reason {
+        Reason::Unprocessable => RuntimeError::new(Reason::StartFailed, error.detail),
+        _ => error,
+    }
 }
 
 fn unfetched(error: RepoError) -> RuntimeError {

@@ -77,6 +77,16 @@ async fn starts_that_keep_failing_pause_and_recover_by_themselves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn code_that_is_refused_after_its_deploy_is_a_failed_start() {
+    let bench = Bench::new().await;
+    bench.deploy("f", "one").await.unwrap();
+    let bench = bench.reopen().await;
+    let install_failure = Some(failure(Reason::Unprocessable));
+    bench.runtime.follow(Script { install_failure, ..Script::default() });
+    assert_eq!(bench.reason("f").await, Reason::StartFailed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_runtime_refuses_and_is_no_crash_loop() {
     let bench = Bench::new().await;
     bench.deploy("f", "one").await.unwrap();
