@@ -125,7 +125,7 @@ async fn start_platform(binary: Option<PathBuf>, flags: &[String], scenario: &Sc
     std::fs::write(&config, &scenario.target.config)?;
     let mut all = vec!["--config".to_owned(), config.to_str().context("the folder is not UTF-8")?.to_owned()];
     all.extend(scenario.target.flags.iter().chain(flags).cloned());
-    let platform = Platform::start(folder.path(), Options { binary, flags: all, env: Vec::new() }).await?;
+    let platform = Platform::start(folder.path(), Options { binary, flags: all, ..Options::default() }).await?;
     let code = folder.path().join("code");
     std::fs::create_dir_all(&code)?;
     for manifest in manifests(functions(scenario)?)? {
