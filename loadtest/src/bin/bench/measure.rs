@@ -1,5 +1,6 @@
 //! The samples through the whole platform, beside bare hyper and `wasmtime serve`.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -13,6 +14,14 @@ use tokio::process::{Child, Command};
 
 use crate::HttpArguments;
 
+const SAMPLES: [&str; 3] = ["hello", "orders", "thumbnail"];
+/// The platform in the reports.
+const OURS: &str = "faas up";
+/// The platform with instances that are kept.
+const KEPT: &str = "faas up, sequential";
+/// The same handler served by hyper and wasmtime in one process, with nothing around them.
+const FLOOR: &str = "hyper + wasmtime alone";
+
 /// A server under measurement.
 struct Peer {
     name: &'static str,
@@ -20,6 +29,13 @@ struct Peer {
     shot: Shot,
     samples: Vec<Sample>,
     _child: Option<Child>,
+}
+
+impl Peer {
+    fn child(name: &'static str, child: Child, shot: Shot) -> Result<Self> {
+        let pid = child.id().context("gone")?;
+        Ok(Self { name, pid, shot, samples: Vec::new(), _child: Some(child) })
+    }
 }
 
 struct Sample {
@@ -33,20 +49,32 @@ struct Sample {
 pub(crate) async fn run(arguments: &HttpArguments) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let platform = Platform::start(folder.path(), Options::default()).await?;
-    for name in ["hello", "orders", "thumbnail"] {
-        platform.deploy(&samples::folder(name)).await?;
+    let names =
+        SAMPLES.into_iter().filter(|name| arguments.samples.is_empty() || arguments.samples.iter().any(|s| s == name));
+    let names: Vec<_> = names.collect();
+    let other = match &arguments.other {
+        Some(binary) => {
+            let options = Options { binary: Some(binary.clone()), ..Options::default() };
+            Some(Platform::start(&folder.path().join("other"), options).await?)
+        }
+        None => None,
+    };
+    for platform in [Some(&platform), other.as_ref()].into_iter().flatten() {
+        for name in &names {
+            platform.deploy(&samples::folder(name)).await?;
+        }
     }
     println!(
         "connections {}, {} rounds of {} s, interleaved; CPU is the server's alone",
         arguments.connections, arguments.rounds, arguments.seconds
     );
-    for name in ["hello", "thumbnail"] {
+    for name in names.iter().filter(|name| **name != "orders") {
         let small = folder.path().join(format!("{name}-kept"));
         samples::manifest(&small, &kept(name), name, "reuse = \"sequential\"\nscale = { max = 100 }")?;
         platform.deploy(&small).await?;
     }
-    for name in ["hello", "orders", "thumbnail"] {
-        let mut peers = peers_of(name, &platform, arguments).await?;
+    for name in names {
+        let mut peers = peers_of(name, &platform, other.as_ref(), arguments).await?;
         for _ in 0..arguments.rounds {
             for peer in &mut peers {
                 let sample = measure(peer.pid, &peer.shot, arguments.connections, arguments.time()).await?;
@@ -63,42 +91,52 @@ fn kept(name: &str) -> String {
     format!("{name}-kept")
 }
 
-async fn peers_of(name: &'static str, platform: &Platform, arguments: &HttpArguments) -> Result<Vec<Peer>> {
-    let functions = &platform.ready().functions;
-    let ours = shot_of(name, functions, &format!("/function/{name}"))?;
+async fn peers_of(
+    name: &'static str,
+    platform: &Platform,
+    other: Option<&Platform>,
+    arguments: &HttpArguments,
+) -> Result<Vec<Peer>> {
+    let ours = platform_shot(name, platform)?;
     let answer_bytes = answer_bytes(&ours).await?;
     let (bare, address) = start_bare(answer_bytes).await?;
     let bare_shot = Shot { authority: address, target: "/".into(), ..ours.clone() };
     let mut peers = vec![
-        Peer {
-            name: "bare hyper",
-            pid: bare.id().context("gone")?,
-            shot: bare_shot,
-            samples: Vec::new(),
-            _child: Some(bare),
-        },
-        Peer { name: "faas up", pid: platform.ready().pid, shot: ours, samples: Vec::new(), _child: None },
+        Peer::child("bare hyper", bare, bare_shot)?,
+        Peer { name: OURS, pid: platform.ready().pid, shot: ours, samples: Vec::new(), _child: None },
     ];
     if name != "orders" {
-        let shot = shot_of(name, functions, &format!("/function/{}", kept(name)))?;
+        let shot = shot_of(name, &platform.ready().functions, &format!("/function/{}", kept(name)))?;
         let pid = platform.ready().pid;
-        peers.push(Peer { name: "faas up, sequential", pid, shot, samples: Vec::new(), _child: None });
+        peers.push(Peer { name: KEPT, pid, shot, samples: Vec::new(), _child: None });
     }
-    // `wasmtime serve` has no wasi:keyvalue 0.2.0-draft2, so orders cannot run there.
-    if let (Some(wasmtime), true) = (&arguments.wasmtime, name != "orders") {
+    if let Some(other) = other {
+        let shot = platform_shot(name, other)?;
+        peers.push(Peer {
+            name: "faas up, other build",
+            pid: other.ready().pid,
+            shot,
+            samples: Vec::new(),
+            _child: None,
+        });
+    }
+    // Neither has wasi:keyvalue 0.2.0-draft2, so orders cannot run there.
+    if name == "orders" {
+        return Ok(peers);
+    }
+    let (child, address) = start_floor(&samples::component(name)?).await?;
+    peers.push(Peer::child(FLOOR, child, shot_of(name, &address, "")?)?);
+    if let Some(wasmtime) = &arguments.wasmtime {
         for (label, reuse) in [("wasmtime serve", None), ("wasmtime serve, reuse 128", Some("128"))] {
             let (child, address) = start_wasmtime(wasmtime, name, reuse).await?;
-            let shot = shot_of(name, &address, "")?;
-            peers.push(Peer {
-                name: label,
-                pid: child.id().context("gone")?,
-                shot,
-                samples: Vec::new(),
-                _child: Some(child),
-            });
+            peers.push(Peer::child(label, child, shot_of(name, &address, "")?)?);
         }
     }
     Ok(peers)
+}
+
+fn platform_shot(name: &str, platform: &Platform) -> Result<Shot> {
+    shot_of(name, &platform.ready().functions, &format!("/function/{name}"))
 }
 
 fn shot_of(name: &str, authority: &str, prefix: &str) -> Result<Shot> {
@@ -139,17 +177,29 @@ async fn answer_bytes(shot: &Shot) -> Result<usize> {
 }
 
 pub(crate) async fn start_bare(body_bytes: usize) -> Result<(Child, String)> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .args(["bare", "--body-bytes", &body_bytes.to_string()])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["bare", "--body-bytes", &body_bytes.to_string()]);
+    spawn(command).await
+}
+
+/// Starts the bare host of `runtimes/wasm/examples`.
+async fn start_floor(component: &Path) -> Result<(Child, String)> {
+    let program = std::env::current_exe()?.with_file_name("examples").join("bare");
+    anyhow::ensure!(program.exists(), "{} is missing: build it with `--example bare`", program.display());
+    let mut command = Command::new(program);
+    command.arg(component);
+    spawn(command).await
+}
+
+/// Starts a server that prints its address first.
+async fn spawn(mut command: Command) -> Result<(Child, String)> {
+    let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
     let stdout = child.stdout.take().context("no output")?;
     let line = BufReader::new(stdout).lines().next_line().await?.context("no address")?;
     Ok((child, line))
 }
 
-async fn start_wasmtime(program: &std::path::Path, name: &str, reuse: Option<&str>) -> Result<(Child, String)> {
+async fn start_wasmtime(program: &Path, name: &str, reuse: Option<&str>) -> Result<(Child, String)> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let address = format!("127.0.0.1:{port}");
     let mut command = Command::new(program);
@@ -210,12 +260,24 @@ fn report(name: &str, peers: &[Peer]) {
     }
     let middle =
         |name: &str| peers.iter().find(|p| p.name == name).map(|p| spread(p.samples.iter().map(|s| s.cpu_us)).1);
-    for own in ["faas up", "faas up, sequential"] {
+    for own in [OURS, KEPT] {
         let Some(ours) = middle(own) else { continue };
-        for peer in peers.iter().filter(|p| !p.name.starts_with("faas up")) {
+        for peer in peers.iter().filter(|p| !p.name.starts_with(OURS)) {
             if let Some(other) = middle(peer.name) {
                 println!("  {own} costs {:.2}x the CPU of {}", ours / other, peer.name);
             }
         }
     }
+    report_tax(peers);
+}
+
+/// What the platform adds to the same handler, round by round.
+fn report_tax(peers: &[Peer]) {
+    let cpu = |name: &str| {
+        let peer = peers.iter().find(|p| p.name == name)?;
+        Some(peer.samples.iter().map(|s| s.cpu_us).collect::<Vec<_>>())
+    };
+    let (Some(ours), Some(floor)) = (cpu(OURS), cpu(FLOOR)) else { return };
+    let (low, middle, high) = spread(ours.iter().zip(&floor).map(|(ours, floor)| ours - floor));
+    println!("  platform tax: {middle:.1} us ({low:.1}-{high:.1}), that is {OURS} less {FLOOR}");
 }
