@@ -8,7 +8,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 SAMPLES := hello orders thumbnail
 
-.PHONY: help demo test check fmt lint samples golden bench bench-state faults messages setup setup-test clean
+.PHONY: help demo test check fmt lint samples golden bench load sim faults hostile setup setup-test clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -28,8 +28,8 @@ fmt: ## Checks the format
 lint: ## Runs clippy, warnings are errors
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-samples: setup ## Builds the sample functions
-	@for name in $(SAMPLES); do (cd functions/$$name && $(CARGO) build --quiet --release --locked --target wasm32-wasip2 --target-dir target) || exit 1; done
+samples: setup ## Builds the sample functions, and the guest of the load generator
+	@for folder in $(SAMPLES:%=functions/%) loadtest/guests/work; do (cd $$folder && $(CARGO) build --quiet --release --locked --target wasm32-wasip2 --target-dir target) || exit 1; done
 
 golden: ## Writes the generated reference pages anew
 	$(CARGO) run --quiet --locked -p faas -- __reference cli > docs/reference/cli.md
@@ -38,8 +38,27 @@ golden: ## Writes the generated reference pages anew
 bench: setup samples ## Prints CPU per request beside bare hyper and `wasmtime serve`, and state beside the raw engine
 	@deploy/bench.sh
 
-faults: setup-test samples ## The long fault suite: kill -9 rounds and the message soak with broker and platform kills
+load: setup samples ## Runs every kept load scenario once and prints what came out
 	$(CARGO) build --release --locked --workspace --bins
+	@for scenario in loadtest/scenarios/*.toml; do target/release/faas-load run $$scenario || exit 1; done
+
+sim: setup ## Simulates 10,000 seeds: the long form of what `make test` does with 200
+	FAAS_SIM_SEEDS=10000 $(CARGO) test --release --locked -p faas-loadtest --test sim
+
+hostile: setup ## Over a hundred kinds of hostile guests, 100 calls each, beside neighbours under load
+	$(CARGO) build --release --locked --workspace --bins
+	target/release/faas-faults hostile --calls 100 --json target/hostile.json
+
+faults: setup-test samples ## The long fault suites over the real binary (as root: one mounts a small disk)
+	deploy/failpoints.sh --release
+	target/release/faas-faults scale
+	target/release/faas-faults drain
+	target/release/faas-faults drain --sockets
+	target/release/faas-faults failpoints
+	target/release/faas-faults chaos
+	target/release/faas-faults crashes
+	target/release/faas-faults disk
+	target/release/faas-faults clock
 	target/release/faas-faults kills --rounds 100
 	target/release/faas-faults kills --rounds 10 --fill-mib 1024
 	target/release/faas-faults messages
@@ -52,4 +71,4 @@ setup-test: ## Installs the toolchain's parts and the servers that tests start
 
 clean: ## Removes what was built
 	$(CARGO) clean
-	for name in $(SAMPLES); do rm -rf functions/$$name/target; done
+	for folder in $(SAMPLES:%=functions/%) loadtest/guests/work; do rm -rf $$folder/target; done

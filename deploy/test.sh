@@ -8,14 +8,14 @@ trap 'rm -f "$log"' EXIT
 
 # The samples are programs of their own: their logic is tested on this machine's target.
 samples() {
-    local name
-    for name in hello orders thumbnail; do
-        (cd "functions/$name" && cargo test --quiet --locked --target-dir target) || return 1
+    local folder
+    for folder in functions/{hello,orders,thumbnail} loadtest/guests/work; do
+        (cd "$folder" && cargo test --quiet --locked --target-dir target) || return 1
     done
 }
 
 {
-    cargo build --locked --workspace --bins &&
+    deploy/failpoints.sh &&
         cargo test --locked --workspace --lib --bins --tests --no-fail-fast &&
         samples
 } 2>&1 | tee "$log"

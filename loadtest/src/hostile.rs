@@ -135,8 +135,7 @@ pub async fn run(folder: &Path, settings: &Settings) -> Result<Report> {
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let platform = Platform::start(folder, Options { env, ..Options::default() }).await?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
-    let home = std::env::var("HOME").map(|home| format!("{home}/")).unwrap_or_default();
-    let secrets = [SECRET.into(), platform.token()?, folder.display().to_string(), root.display().to_string(), home];
+    let secrets = [SECRET.into(), platform.token()?, folder.display().to_string(), root.display().to_string()];
     let yard = Arc::new(Yard { canaries: Canaries::new(secrets), trial, calls: settings.calls, platform });
     let neighbours = ["calm", "ledger"].map(|name| (name, yard.neighbour(name)));
     let mut loads = Vec::new();

@@ -87,7 +87,7 @@ pub fn fixed(lives: &[Life], keep_s: f64, horizon_s: f64) -> Cost {
         let mut seconds = 0.0;
         let busy = life.busy();
         for (number, stretch) in busy.iter().enumerate() {
-            let until = busy.get(number + 1).map_or(horizon_s.max(stretch.end), |next| next.begin);
+            let until = busy.get(number + 1).map_or_else(|| horizon_s.max(stretch.end), |next| next.begin);
             seconds += (stretch.end + keep_s).min(until) - stretch.begin;
             // An instance that ends at the very moment of a call was there for it.
             let warm = number > 0 && busy.get(number - 1).is_some_and(|b| stretch.begin <= b.end + keep_s);

@@ -188,7 +188,7 @@ impl Mix {
     fn choose(&self, kind: Option<u32>, rng: &mut ChaCha12Rng) -> u32 {
         let total = self.kinds.last().map_or(0.0, |k| k.weights);
         let place = rng.random::<f64>() * total;
-        let by_chance = || self.kinds.iter().find(|k| place < k.weights).or(self.kinds.last());
+        let by_chance = || self.kinds.iter().find(|k| place < k.weights).or_else(|| self.kinds.last());
         let kind = kind.and_then(|k| self.kinds.get(k as usize)).or_else(by_chance);
         kind.map_or(0, |k| k.first + rng.random_range(0..k.copies))
     }

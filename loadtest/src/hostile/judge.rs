@@ -154,7 +154,7 @@ impl Yard {
         let twice =
             ["x-faas-origin", "x-call-id"].into_iter().find(|name| outcome.headers.get_all(*name).iter().count() > 1);
         let call = outcome.headers.get("x-call-id").is_some_and(|id| id == "forged");
-        forged.or(twice).or(call.then_some("x-call-id")).map(|name| format!("the guest forged {name}"))
+        forged.or(twice).or_else(|| call.then_some("x-call-id")).map(|name| format!("the guest forged {name}"))
     }
 
     async fn read_logs(&self, kind: &Kind, row: &mut Row) -> Result<()> {
@@ -165,7 +165,7 @@ impl Yard {
                 row.broken.push(format!("a line of the log is no JSON: {line:.200}"));
                 break;
             };
-            if entry["stream"] == "platform" && line.contains("FORGED") {
+            if entry.get("stream").is_some_and(|stream| stream == "platform") && line.contains("FORGED") {
                 row.broken.push(format!("a guest forged a line of the log: {line:.200}"));
                 break;
             }

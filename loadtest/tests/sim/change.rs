@@ -14,7 +14,7 @@ use crate::world::{Durable, Life, Models};
 
 /// A change of one function, decided beforehand.
 pub(crate) enum Change {
-    Deploy { spec: FunctionSpec, scale: Scale, code: String },
+    Deploy { spec: Box<FunctionSpec>, scale: Scale, code: String },
     Rollback,
     Remove,
 }
@@ -66,7 +66,7 @@ pub(crate) fn deploy(chance: &Chance, function: &FunctionName, number: u64) -> C
         concurrency: 1 + chance.below(4) as u32,
         idle: Millis(20 + chance.below(5000)),
     };
-    Change::Deploy { spec, scale, code: format!("code {number}") }
+    Change::Deploy { spec: Box::new(spec), scale, code: format!("code {number}") }
 }
 
 impl Changing {
@@ -108,7 +108,7 @@ impl Changing {
         let outcome = match self.change {
             Change::Deploy { spec, scale, code } => {
                 self.log.line(format_args!("{function} deploy begins, {code}"));
-                deployed(&self.service, function, spec, scale, &code).await.map(Some)
+                deployed(&self.service, function, *spec, scale, &code).await.map(Some)
             }
             Change::Rollback => {
                 self.log.line(format_args!("{function} rollback begins"));

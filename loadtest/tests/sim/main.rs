@@ -46,7 +46,7 @@ fn judge(seed: u64) -> Result<Vec<String>, String> {
     }
     let Ok((second, _)) = once() else { return Err(format!("seed {seed} panicked the second time")) };
     if first != second {
-        let at = first.iter().zip(&second).position(|(a, b)| a != b).unwrap_or(first.len().min(second.len()));
+        let at = first.iter().zip(&second).position(|(a, b)| a != b).unwrap_or_else(|| first.len().min(second.len()));
         let none = "(nothing)".to_owned();
         let (a, b) = (first.get(at).unwrap_or(&none), second.get(at).unwrap_or(&none));
         let before = tail(&first[..at.min(first.len())]);

@@ -1,7 +1,7 @@
 //! A runtime whose instances do what chance says, and which knows on its own
 //! account how many there are and how much they run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -36,6 +36,7 @@ struct State {
     /// When something of the function last ran, started or was asked for.
     active: BTreeMap<FunctionName, Instant>,
     calm: bool,
+    installed: HashSet<Digest>,
 }
 
 /// An instance from the begin of its start to its stop.
@@ -150,15 +151,24 @@ impl Runtime for Stage {
         RuntimeKind::Wasm
     }
 
-    fn install<'a>(&'a self, _code: &'a Code) -> BoxFuture<'a, Result<(), RuntimeError>> {
+    fn install<'a>(&'a self, code: &'a Code) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(async move {
             sleep(self.chance.millis(0, 200)).await;
             let fails = !self.state().calm && self.chance.one_in(20);
-            if fails { Err(RuntimeError::new(Reason::Unprocessable, "as chance says")) } else { Ok(()) }
+            if fails {
+                return Err(RuntimeError::new(Reason::Unprocessable, "as chance says"));
+            }
+            self.state().installed.insert(code.digest);
+            Ok(())
         })
     }
 
-    fn forget<'a>(&'a self, _code: &'a Digest) -> BoxFuture<'a, ()> {
+    fn installed(&self, code: &Digest) -> bool {
+        self.state().installed.contains(code)
+    }
+
+    fn forget<'a>(&'a self, code: &'a Digest) -> BoxFuture<'a, ()> {
+        self.state().installed.remove(code);
         Box::pin(std::future::ready(()))
     }
 

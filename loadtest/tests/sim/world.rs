@@ -170,7 +170,7 @@ impl Life {
             faas_gateway::http::handler(faas_gateway::http::Config::default(), dispatch.clone(), service.catalogue());
         let broker = Watched { inner: world.broker.clone(), log, chance: chance(4), ledger };
         let link = Link {
-            queue: Arc::new(broker.clone()),
+            queue: Arc::new(broker),
             reconnect_min: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(2),
             jitter_seed: world.seed,

@@ -39,11 +39,11 @@ pub use compile::compile_child;
 pub use config::{CompileCommand, Config};
 pub use runtime::WasmRuntime;
 
-/// Returns an engine with the settings that run guests, so that a bare host can be
+/// Returns an engine with the settings that run guests of WASI 0.2, so that a bare host can be
 /// measured beside the platform (`examples/bare.rs`). Nobody else needs one.
 ///
 /// # Errors
 /// When the address space for the pool of slots cannot be had.
 pub fn engine(config: &Config) -> wasmtime::Result<wasmtime::Engine> {
-    engine::running(config)
+    engine::running(contract::Contract::Handler02, config)
 }

@@ -77,18 +77,7 @@ impl State {
         http.set_field_size_limit(FIELDS_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(resources_max.clamp(32, 100_000) as usize);
-        Self {
-            wasi: wasi.build(),
-            http,
-            hooks,
-            table,
-            limiter,
-            meter,
-            env: Arc::clone(env),
-            grants,
-            log,
-            _slot: slot,
-        }
+        Self { wasi: wasi.build(), http, hooks, table, limiter, meter, env: Arc::clone(env), grants, log, _slot: slot }
     }
 }
 

@@ -34,6 +34,7 @@ async fn trial(guest: &Path, reuse: Reuse) -> Trial {
 }
 
 #[tokio::test]
+#[ignore = "a measurement: run it alone, with --release"]
 async fn a_call_costs() {
     for reuse in [Reuse::Never, Reuse::Sequential] {
         costs(&trial(guest(), reuse).await, &format!("0.2 {reuse:?}"), &["/hello", "/count", "/big?20000"]).await;
@@ -45,13 +46,15 @@ async fn a_call_costs() {
 }
 
 #[tokio::test]
+#[ignore = "a measurement: run it alone, with --release"]
 async fn a_further_instance_costs() {
     use faas_runtime::Runtime as _;
 
     let function = faas_model::FunctionName::in_default("starts").unwrap();
     let spec = FunctionSpec { reuse: Reuse::Sequential, ..FunctionSpec::default() };
-    let unit = shared().unit(&function, code(guest()), spec);
-    shared().runtime.install(&unit.code).await.unwrap();
+    let code = code(guest());
+    let unit = shared().unit(&function, code.clone(), spec);
+    shared().runtime.install(&code).await.unwrap();
     let prepared = shared().runtime.prepare(unit).unwrap();
     let _first = prepared.start().await.unwrap();
     let (starts, begun) = (50_000, cpu_ns());

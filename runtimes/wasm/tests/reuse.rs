@@ -29,9 +29,10 @@ async fn trial(namespace: &str, guest: &Path, spec: FunctionSpec) -> Trial {
 async fn passes_the_list(guest: &Path, reuse: Reuse) {
     let machine = Machine::new(Config { calls_max: 64, ..Config::default() });
     let function = FunctionName::in_default("trial").unwrap();
-    let unit = machine.unit(&function, code(guest), spec(reuse));
+    let code = code(guest);
+    let unit = machine.unit(&function, code.clone(), spec(reuse));
     let bad_code = Some(machine.code(b"\0asm but not really"));
-    conformance::check(&Fixture { runtime: machine.runtime.clone(), unit, bad_code }).await;
+    conformance::check(&Fixture { runtime: machine.runtime.clone(), code, unit, bad_code }).await;
     assert!(machine.compiled().is_empty(), "forgotten code leaves nothing");
 }
 
@@ -185,8 +186,9 @@ async fn a_kept_store_holds_its_slot_until_it_is_stopped() {
 #[tokio::test]
 async fn further_instances_share_what_the_first_one_linked() {
     let function = FunctionName::in_default("shares").unwrap();
-    let unit = shared().unit(&function, code(guest()), spec(Reuse::Sequential));
-    shared().runtime.install(&unit.code).await.unwrap();
+    let code = code(guest());
+    let unit = shared().unit(&function, code.clone(), spec(Reuse::Sequential));
+    shared().runtime.install(&code).await.unwrap();
     let prepared = shared().runtime.prepare(unit).unwrap();
     let phases = |started: &faas_runtime::Started| started.phases.iter().map(|(name, _)| *name).collect::<Vec<_>>();
     let first = prepared.start().await.unwrap();

@@ -14,7 +14,8 @@ const BODY_CHUNK_BYTES: usize = 64 << 10;
 /// The hooks of one call.
 pub(crate) struct Hooks {
     outlet: Arc<Outlet>,
-    log: Arc<CallLog>,
+    /// The log of the call; between the calls of a store there is none, and nothing is sent.
+    log: Option<Arc<CallLog>>,
     /// Made with the first request: most calls send none.
     sender: Option<Sender>,
 }
@@ -24,17 +25,18 @@ type Sent = Result<(http::Response<WasiBody>, Done), Error>;
 
 impl Hooks {
     pub(crate) fn new(outlet: &Arc<Outlet>, log: &Arc<CallLog>) -> Self {
-        Self { outlet: Arc::clone(outlet), log: Arc::clone(log), sender: None }
+        Self { outlet: Arc::clone(outlet), log: Some(Arc::clone(log)), sender: None }
     }
 
     /// Makes them another call's, with bounds of its own.
     pub(crate) fn begin(&mut self, log: &Arc<CallLog>) {
-        self.log = Arc::clone(log);
+        self.log = Some(Arc::clone(log));
         self.sender = None;
     }
 
     /// Gives back what was only the call's.
     pub(crate) fn rest(&mut self) {
+        self.log = None;
         self.sender = None;
     }
 }
@@ -50,7 +52,8 @@ impl WasiHttpHooks for Hooks {
         options: Option<RequestOptions>,
         _done: Done,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        let sender = self.sender.get_or_insert_with(|| self.outlet.sender(&self.log)).clone();
+        let Some(log) = &self.log else { return Box::new(std::future::ready(Err(Error::HttpRequestDenied))) };
+        let sender = self.sender.get_or_insert_with(|| self.outlet.sender(log)).clone();
         let options = options.unwrap_or_default();
         let patience = Patience {
             connect: options.connect_timeout,
