@@ -68,6 +68,26 @@ pub fn trial() -> Result<PathBuf> {
     Ok(guests.join("target/wasm32-wasip2/release/trial.wasm"))
 }
 
+/// Returns the component of a guest that other people's tools make (`deploy/guests.sh`).
+///
+/// # Errors
+/// When it was not built.
+pub fn foreign(name: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests").join(name).join("target/guest.wasm");
+    if !path.exists() {
+        bail!("{} is missing: run `deploy/guests.sh {name}` first", path.display());
+    }
+    Ok(path)
+}
+
+/// Writes a manifest as [`manifest`] does, with a guest of [`foreign`] for code.
+///
+/// # Errors
+/// When it was not built or a file cannot be written.
+pub fn foreign_manifest(folder: &Path, name: &str, lines: &str) -> Result<()> {
+    write(folder, name, &foreign(name)?, lines)
+}
+
 /// Writes a manifest as [`manifest`] does, with the guest on trial for code.
 ///
 /// # Errors
