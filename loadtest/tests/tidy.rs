@@ -125,9 +125,10 @@ fn every_test_that_the_specification_names_exists() {
     for name in
         named.filter(|n| n.contains('_') && n.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c.is_ascii_digit()))
     {
-        let is_code = ["invariant", "faas_", "queue_full", "cpu_limit", "bad_reply", "memory_limit", "run_timeout"]
-            .iter()
-            .any(|p| name.contains(p));
+        let is_code =
+            ["invariant", "faas_", "queue_full", "cpu_limit", "bad_reply", "memory_limit", "run_timeout", "crash_loop"]
+                .iter()
+                .any(|p| name.contains(p));
         assert!(
             is_code || sources.iter().any(|s| s.contains(&format!("fn {name}("))),
             "SPECIFICATION.md names {name}, which is no test"

@@ -104,13 +104,14 @@ impl Target {
 
     async fn start_unbounded(&self, shared: &Arc<Shared>, first: bool) -> Result<Started, RuntimeError> {
         let begin = Instant::now();
-        let (kind, digest) = (self.revision.spec.runtime, self.revision.code);
-        if !shared.installed(kind, &digest)? {
-            let own = shared.clone();
-            let installing = async move { own.install(kind, digest).await };
-            shared.installs.join(kind, digest, installing).await.map_err(unusable)?;
-        }
-        let prepared = self.prepared.get_or_try_init(|| std::future::ready(self.prepare(shared))).await?;
+        let prepared = match self.prepared.get() {
+            Some(prepared) => {
+                self.install(shared).await?;
+                prepared
+            }
+            // Starts that come meanwhile wait here, in their order.
+            None => self.prepared.get_or_try_init(|| self.prepare(shared)).await?,
+        };
         let prepare = begin.elapsed();
         let mut started = shared.tended.start(|| prepared.start()).await?;
         if first {
@@ -119,7 +120,19 @@ impl Target {
         Ok(started)
     }
 
-    fn prepare(&self, shared: &Arc<Shared>) -> Result<Arc<dyn Prepared>, RuntimeError> {
+    /// Makes ready what starts take, where it is not there, or not any more.
+    async fn install(&self, shared: &Arc<Shared>) -> Result<(), RuntimeError> {
+        let (kind, digest) = (self.revision.spec.runtime, self.revision.code);
+        if shared.installed(kind, &digest)? {
+            return Ok(());
+        }
+        let own = shared.clone();
+        let installing = async move { own.install(kind, digest).await };
+        shared.installs.join(kind, digest, installing).await.map(drop).map_err(unusable)
+    }
+
+    async fn prepare(&self, shared: &Arc<Shared>) -> Result<Arc<dyn Prepared>, RuntimeError> {
+        self.install(shared).await?;
         let revision = &self.revision;
         shared.runtime(revision.spec.runtime)?.prepare(Unit {
             function: revision.function.clone(),
