@@ -8,7 +8,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 SAMPLES := hello orders thumbnail
 
-.PHONY: help demo test check fmt lint samples golden bench load sim faults hostile setup setup-test clean
+.PHONY: help demo test check fmt lint samples guests golden bench load sim faults hostile setup setup-test clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -16,7 +16,7 @@ help: ## Shows this list
 demo: setup ## Builds, starts, deploys the samples and invokes them for real
 	@deploy/demo.sh
 
-test: setup-test samples ## Installs what the tests need and runs every test
+test: setup-test samples guests ## Installs what the tests need and runs every test
 	@deploy/test.sh
 
 check: fmt lint ## What a commit needs besides the tests
@@ -30,6 +30,9 @@ lint: ## Runs clippy, warnings are errors
 
 samples: setup ## Builds the sample functions, and the guest of the load generator
 	@for folder in $(SAMPLES:%=functions/%) loadtest/guests/work; do (cd $$folder && $(CARGO) build --quiet --release --locked --target wasm32-wasip2 --target-dir target) || exit 1; done
+
+guests: setup-test ## Builds the tests' guests in Rust, JavaScript and Python with their authors' tools
+	@deploy/guests.sh
 
 golden: ## Writes the generated reference pages anew
 	$(CARGO) run --quiet --locked -p faas -- __reference cli > docs/reference/cli.md

@@ -45,4 +45,7 @@ if [ "${1:-}" = test ]; then
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || { say "rabbitmq-server could not be installed; the tests need it"; exit 1; }
     # What sets the wall clock of one process.
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || apt_install libfaketime
+    # What the guests in JavaScript and Python are built with.
+    command -v npm >/dev/null || apt_install nodejs npm
+    python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
 fi
