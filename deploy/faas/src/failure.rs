@@ -76,7 +76,7 @@ pub(crate) fn hint_of(reason: Option<Reason>) -> &'static str {
             "somebody else changed it: look with `faas describe`, try again"
         }
         Some(Reason::Unprocessable) => {
-            "deploy a component that exports wasi:http/incoming-handler 0.2; `faas new` makes one that works"
+            "deploy a component that exports wasi:http/incoming-handler 0.2 or wasi:http/handler 0.3; `faas new` makes one that works"
         }
         Some(Reason::BodyTooLarge) => "make the upload smaller, or raise control.code_bytes_max of the server",
         Some(Reason::DiskFull) => "free space in the data folder of the server",

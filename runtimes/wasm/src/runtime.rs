@@ -276,7 +276,7 @@ impl Revision {
             until: self.until(),
         };
         let limiter = Limiter::new(unit.spec.limits.memory.0, &engines.memory);
-        let hooks = Hooks::new(outlet, log);
+        let hooks = Hooks::new(outlet, unit.spec.reuse == Reuse::Concurrent, log);
         let state =
             State::new(env, (log, hooks), Arc::clone(meter), grants, limiter, engines.config.resources_max, slot);
         Ok(Store::new(linked.loaded.component.engine(), state))

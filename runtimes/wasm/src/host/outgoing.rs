@@ -11,9 +11,12 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 /// Bytes of one write to a body at most; a guest waits when two of them are not taken yet.
 const BODY_CHUNK_BYTES: usize = 64 << 10;
 
-/// The hooks of one call.
+/// The hooks of a store: of its present call, or of all calls that share it.
 pub(crate) struct Hooks {
     outlet: Arc<Outlet>,
+    /// Whether calls run side by side in the store. What one of them sends cannot be told from
+    /// what another does, so that the bounds of a call are those of a request.
+    shared: bool,
     /// The log of the call; between the calls of a store there is none, and nothing is sent.
     log: Option<Arc<CallLog>>,
     /// Made with the first request: most calls send none.
@@ -24,8 +27,8 @@ type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Result<(http::Response<WasiBody>, Done), Error>;
 
 impl Hooks {
-    pub(crate) fn new(outlet: &Arc<Outlet>, log: &Arc<CallLog>) -> Self {
-        Self { outlet: Arc::clone(outlet), log: Some(Arc::clone(log)), sender: None }
+    pub(crate) fn new(outlet: &Arc<Outlet>, shared: bool, log: &Arc<CallLog>) -> Self {
+        Self { outlet: Arc::clone(outlet), shared, log: Some(Arc::clone(log)), sender: None }
     }
 
     /// Makes them another call's, with bounds of its own.
@@ -53,6 +56,9 @@ impl WasiHttpHooks for Hooks {
         _done: Done,
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let Some(log) = &self.log else { return Box::new(std::future::ready(Err(Error::HttpRequestDenied))) };
+        if self.shared {
+            self.sender = None;
+        }
         let sender = self.sender.get_or_insert_with(|| self.outlet.sender(log)).clone();
         let options = options.unwrap_or_default();
         let patience = Patience {
