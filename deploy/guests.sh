@@ -43,7 +43,7 @@ build_js() {
     need npm "install Node.js 20 or later"
     fresh js app.js package-lock.json && return
     mkdir -p target
-    [ -x node_modules/.bin/componentize-js ] || npm ci --no-audit --no-fund --loglevel=error >&2
+    [ -x node_modules/.bin/componentize-js ] || npm install --no-save --no-audit --no-fund --loglevel=error >&2
     # The engine inside was compiled against this version of the interfaces.
     interfaces 0.2.10
     node_modules/.bin/componentize-js app.js --wit target/wit --world-name guest --out target/new.wasm >&2
