@@ -4,7 +4,8 @@
 //! every call dearer, and only WASI 0.3 needs it. The second engine is made when
 //! the first component asks for it.
 
-use std::fmt;
+mod kind;
+
 use std::sync::{Arc, OnceLock};
 
 use wasmtime::component::{Component, InstancePre, Linker};
@@ -16,29 +17,7 @@ use crate::engine::{self, Clock};
 use crate::state::State;
 use crate::{Config, host};
 
-/// What a component exports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) enum Contract {
-    /// `wasi:http/incoming-handler` 0.2: one call at a time.
-    #[serde(rename = "0.2")]
-    Handler02,
-    /// `wasi:http/handler` 0.3: several calls at a time.
-    #[serde(rename = "0.3")]
-    Handler03,
-}
-
-impl Contract {
-    pub(crate) const ALL: [Self; 2] = [Self::Handler02, Self::Handler03];
-}
-
-impl fmt::Display for Contract {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Handler02 => "wasi:http/incoming-handler 0.2",
-            Self::Handler03 => "wasi:http/handler 0.3",
-        })
-    }
-}
+pub(crate) use kind::Contract;
 
 /// An engine with what its components are linked with.
 pub(crate) struct World {
