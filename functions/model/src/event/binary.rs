@@ -55,8 +55,11 @@ impl Attributes {
             headers.insert(name, value);
         }
         if let Some(content_type) = &self.datacontenttype {
-            let value = HeaderValue::try_from(content_type.as_str())
-                .map_err(|_| EventError::Value { name: "datacontenttype".into(), expected: "printable ASCII" })?;
+            // A header value may be any bytes from 0x80; a reader of binary events takes no such text.
+            let value = Some(content_type.as_str()).filter(|text| text.is_ascii());
+            let value = value
+                .and_then(|text| HeaderValue::try_from(text).ok())
+                .ok_or_else(|| EventError::Value { name: "datacontenttype".into(), expected: "printable ASCII" })?;
             headers.insert(header::CONTENT_TYPE, value);
         }
         Ok(())

@@ -236,3 +236,16 @@ proptest! {
         prop_assert_eq!(parse_structured(document.as_bytes()).unwrap().1, data);
     }
 }
+
+/// Found by fuzzing: it was written as it is, and no reader of binary events takes it.
+#[test]
+fn a_content_type_outside_ascii_is_refused_when_it_is_written() {
+    let document = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","datacontenttype":"text/plain; a=é"}"#;
+    let (mut attributes, _) = parse_structured(document.as_bytes()).unwrap();
+    let error = attributes.write_http(&mut HeaderMap::new()).unwrap_err().to_string();
+    assert!(error.contains("datacontenttype") && error.contains("printable ASCII"), "{error}");
+    attributes.datacontenttype = Some("text/plain; a=\"~ !\"".into());
+    let mut written = HeaderMap::new();
+    attributes.write_http(&mut written).unwrap();
+    assert_eq!(Attributes::from_http(&written), Ok(attributes));
+}
