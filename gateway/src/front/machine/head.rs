@@ -196,8 +196,8 @@ fn host_is_valid(value: &[u8]) -> bool {
     let port_valid = match port {
         [] => true,
         [b':', digits @ ..] => {
-            let number = digits.iter().fold(0_u32, |n, b| n.saturating_mul(10) + u32::from(b.wrapping_sub(b'0')));
-            (1..=5).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) && number <= 65_535
+            let number = || digits.iter().fold(0_u32, |n, b| n * 10 + u32::from(b - b'0'));
+            (1..=5).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit) && number() <= 65_535
         }
         _ => false,
     };

@@ -86,6 +86,8 @@ fn every_refusal_names_its_reason() {
         ("GET / HTTP/1.1\r\nHost:\r\n\r\n".into(), BadRequest, "Host"),
         ("GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n".into(), BadRequest, "Host"),
         ("GET / HTTP/1.1\r\nHost: a:\r\n\r\n".into(), BadRequest, "Host"),
+        // Found by fuzzing: the port was added up before its length was looked at.
+        ("GET / HTTP/1.1\r\nHost: a:99999999999\r\n\r\n".into(), BadRequest, "Host"),
         ("GET / HTTP/1.1\r\nHost: a@b\r\n\r\n".into(), BadRequest, "Host"),
         ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n".into(), BadRequest, "Host"),
         ("GET / HTTP/1.1\r\nHost: [zz]\r\n\r\n".into(), BadRequest, "Host"),
