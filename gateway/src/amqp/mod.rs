@@ -27,6 +27,8 @@ pub use config::{Broker, BrokerUrl, BrokerUrlError, Config};
 pub use convert::{Event, Source, TYPE_DEFAULT};
 pub use memory::MemoryQueue;
 pub use queue::{Channel, Queue};
+#[cfg(fuzzing)]
+pub use rabbit::fuzz;
 pub use rabbit::{PUBLISHERS_MAX, RabbitQueue};
 pub use settle::{Death, Outcome, Past, Settlement, TIERS_MS, settle, tier_ms};
 pub use status::{ConsumerId, State, StatusBoard};

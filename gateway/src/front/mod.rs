@@ -5,6 +5,8 @@
 //! connections and the time of each phase, all in [`Config`]. HTTP/1.1 and 1.0 only.
 
 mod connection;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod inherited;
 mod machine;
 mod socket;

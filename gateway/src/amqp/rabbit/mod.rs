@@ -2,6 +2,8 @@
 //! consumer; at most [`PUBLISHERS_MAX`] channels that publish for it.
 
 mod channel;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod guard;
 mod table;
 mod topology;
