@@ -81,7 +81,7 @@ async fn code_that_is_refused_after_its_deploy_is_a_failed_start() {
     let bench = Bench::new().await;
     bench.deploy("f", "one").await.unwrap();
     let bench = bench.reopen().await;
-    faas_runtime::Runtime::forget(&*bench.runtime, &faas_model::Digest::of(b"one")).await;
+    bench.runtime.forget(&faas_model::Digest::of(b"one")).await;
     let install_failure = Some(failure(Reason::Unprocessable));
     bench.runtime.follow(Script { install_failure, ..Script::default() });
     assert_eq!(bench.reason("f").await, Reason::StartFailed);
