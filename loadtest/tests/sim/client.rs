@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::guest::REQUEST;
 use crate::log::Log;
+use crate::world::Models;
 
 /// One request, decided beforehand.
 pub(crate) struct Client {
@@ -29,9 +30,8 @@ pub(crate) struct Client {
     pub(crate) upload: Option<(u64, Duration)>,
     /// How long it rests before each part of the answer that it reads.
     pub(crate) slowness: Duration,
-    /// Longest time to the head and from there to the end.
-    pub(crate) head: Duration,
-    pub(crate) stream: Duration,
+    /// How long an answer may take, as things are when it comes.
+    pub(crate) models: Models,
 }
 
 /// Timers have a granularity of a millisecond.
@@ -111,9 +111,10 @@ impl Client {
         self.log.check(status < 429 || platform, format_args!("{name}: no guest answers {status}"));
         let uploading =
             self.upload.map_or(Duration::ZERO, |(parts, pause)| pause * u32::try_from(parts + 1).unwrap_or(1));
+        let bound = self.models.of(&self.function).head();
         self.log.check(
-            took <= self.head + SLACK || uploading > self.head,
-            format_args!("a dispatch ends by its deadline: {name} took {took:?} to its head, bound {:?}", self.head),
+            took <= bound + SLACK || uploading > bound,
+            format_args!("a dispatch ends by its deadline: {name} took {took:?} to its head, bound {bound:?}"),
         );
     }
 
@@ -130,7 +131,7 @@ impl Client {
         let took = began.elapsed();
         self.log.line(format_args!("{} has its answer, {parts} parts, {how}", self.name));
         // It rests before each look: one rest may end after the bound, and the end is one more look.
-        let bound = self.stream + self.slowness * 2 + SLACK;
+        let bound = self.models.of(&self.function).stream + self.slowness * 2 + SLACK;
         self.log.check(
             took <= bound,
             format_args!(

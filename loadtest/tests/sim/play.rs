@@ -208,7 +208,7 @@ fn step(world: &Durable, life: &Life) {
 }
 
 fn request(world: &Durable, life: &Life, function: &FunctionName) {
-    let (plot, model) = (&world.plot, world.models.of(function));
+    let plot = &world.plot;
     let client = Client {
         name: format!("r{}", world.number()),
         function: function.clone(),
@@ -218,10 +218,8 @@ fn request(world: &Durable, life: &Life, function: &FunctionName) {
         leaves: plot.one_in(4).then(|| plot.millis(0, 1500)),
         upload: plot.one_in(6).then(|| (plot.below(4), plot.millis(0, 100))),
         slowness: if plot.one_in(5) { plot.millis(1, 700) } else { Duration::ZERO },
-        head: model.head,
-        stream: model.stream,
+        models: world.models.clone(),
     };
-    drop(model);
     life.stage.touch(function);
     world.log.line(format_args!("{} asks {function}", client.name));
     tokio::spawn(client.run());

@@ -55,8 +55,9 @@ pub(crate) struct Model {
     pub(crate) live: BTreeSet<Option<RevisionId>>,
     /// Whether a change is under way.
     pub(crate) changing: bool,
-    /// Longest waits to the head and to the end of an answer that were ever in force.
-    pub(crate) head: Duration,
+    /// Longest wait for an instance, run to the head, and stream to the end of an answer that were ever in force.
+    wait: Duration,
+    run: Duration,
     pub(crate) stream: Duration,
     pub(crate) depth: u32,
     pub(crate) queue: Option<AmqpTrigger>,
@@ -93,11 +94,17 @@ impl std::ops::DerefMut for ModelGuard<'_> {
 }
 
 impl Model {
+    /// Returns the longest time to the head of an answer. A call that waited under one revision may run under the next.
+    pub(crate) fn head(&self) -> Duration {
+        self.wait + self.run
+    }
+
     /// Takes the bounds of a spec into account that may be in force from now on.
     pub(crate) fn widen(&mut self, spec: &FunctionSpec) {
         let time = &spec.timeout;
         let wait = spec.queue.wait.duration().max(time.cold.duration());
-        self.head = self.head.max(wait + time.run.duration());
+        self.wait = self.wait.max(wait);
+        self.run = self.run.max(time.run.duration());
         self.stream = self.stream.max(time.stream.duration());
         self.depth = self.depth.max(spec.queue.depth);
     }
