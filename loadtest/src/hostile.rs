@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::load::{Shot, closed_loop};
 use crate::platform::{Options, Platform};
-use judge::{Setting, Yard};
+use judge::Yard;
 use kinds::Kind;
 use leaks::Canaries;
 pub use level::Level;
@@ -238,9 +238,4 @@ fn build_trial() -> Result<PathBuf> {
         .context("cargo does not start")?;
     ensure!(status.success(), "the trial guest does not build (rustup target add wasm32-wasip2)");
     Ok(target.join("wasm32-wasip2/release/trial.wasm"))
-}
-
-/// Returns the lines of a manifest that every hostile guest gets.
-fn manifest(kind: &Kind) -> String {
-    Setting { name: kind.name, lines: kind.manifest }.to_string()
 }
