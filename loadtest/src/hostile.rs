@@ -13,7 +13,7 @@ mod neighbour;
 mod texts;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -130,7 +130,7 @@ impl Report {
 /// # Errors
 /// When it could not be run; what the platform did wrong is in the report.
 pub async fn run(folder: &Path, settings: &Settings) -> Result<Report> {
-    let trial = build_trial()?;
+    let trial = crate::samples::trial()?;
     let env = [("FAAS_WASM_COMPILE_CPU", "10s"), ("SUITE_SECRET", SECRET)];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let platform = Platform::start(folder, Options { env, ..Options::default() }).await?;
@@ -219,23 +219,4 @@ fn compared(name: &str, rate: f64, quiet: &Seen, loaded: &Seen) -> Neighbour {
         loaded_p99_ms: loaded.quantile_ms(0.99),
         errors: quiet.errors.iter().chain(&loaded.errors).take(20).cloned().collect(),
     }
-}
-
-/// Builds the trial guest of the Wasm runtime; cargo itself knows when nothing is to be done.
-fn build_trial() -> Result<PathBuf> {
-    let guests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../runtimes/wasm/guests");
-    let own = std::env::current_exe()?;
-    let target = own.ancestors().find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
-    let target = target.and_then(Path::parent).context("this program is in no target folder")?.join("guests");
-    let status = std::process::Command::new("cargo")
-        .args(["build", "--quiet", "--release", "--locked", "--target", "wasm32-wasip2", "--target-dir"])
-        .arg(&target)
-        .current_dir(guests)
-        .env_remove("CARGO_TARGET_DIR")
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .status()
-        .context("cargo does not start")?;
-    ensure!(status.success(), "the trial guest does not build (rustup target add wasm32-wasip2)");
-    Ok(target.join("wasm32-wasip2/release/trial.wasm"))
 }
