@@ -4,8 +4,11 @@
 //! not: exact on average, and a call that waits is charged nothing. When more
 //! ticks fell into a poll since the guest was last interrupted, as in a long
 //! host call, so many are charged as the thread's own CPU time tells: a thread
-//! that had to wait for its core is not charged for that.
+//! that had to wait for its core is not charged for that. A thread asks for its
+//! CPU time once a tick, because that is a system call: what is told of a poll
+//! may begin up to a tick before it.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -40,8 +43,8 @@ pub(crate) struct OverCpu;
 // its future to another thread orders the two.
 impl Meter {
     pub(crate) fn new(clock: Arc<AtomicU64>, ticks_max: u32) -> Self {
-        let seen = AtomicU64::new(clock.load(Ordering::Relaxed));
-        let busy = AtomicU64::new(thread_busy());
+        let now = clock.load(Ordering::Relaxed);
+        let (seen, busy) = (AtomicU64::new(now), AtomicU64::new(thread_busy_about(now)));
         let (used, over) = (AtomicU32::new(0), AtomicBool::new(false));
         Self { clock, ticks_max, calls: AtomicU32::new(1), warm: 0, seen, busy, used, over }
     }
@@ -61,8 +64,9 @@ impl Meter {
 
     /// Notes that a poll of the call begins.
     pub(crate) fn begin(&self) {
-        self.seen.store(self.clock.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.busy.store(thread_busy(), Ordering::Relaxed);
+        let now = self.clock.load(Ordering::Relaxed);
+        self.seen.store(now, Ordering::Relaxed);
+        self.busy.store(thread_busy_about(now), Ordering::Relaxed);
     }
 
     /// Charges the ticks that fell into the present poll; called by the guest at every missed deadline.
@@ -107,6 +111,18 @@ fn thread_busy() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let (s, ns) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
     s.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(ns.unwrap_or(0))
+}
+
+/// Returns the CPU time of this thread at some moment since the clock told `tick`, in nanoseconds.
+fn thread_busy_about(tick: u64) -> u64 {
+    thread_local!(static READ: Cell<(u64, u64)> = const { Cell::new((u64::MAX, 0)) });
+    let (read_at, busy) = READ.get();
+    if read_at == tick {
+        return busy;
+    }
+    let busy = thread_busy();
+    READ.set((tick, busy));
+    busy
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 /// Bytes of one write to a body at most; a guest waits when two of them are not taken yet.
 const BODY_CHUNK_BYTES: usize = 64 << 10;
 
+/// Header fields that guests may not name, made once: the constant would be made anew at each look.
+static FORBIDDEN: [HeaderName; 9] = wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS;
+
 /// The hooks of a store: of its present call, or of all calls that share it.
 pub(crate) struct Hooks {
     outlet: Arc<Outlet>,
@@ -46,7 +49,7 @@ impl Hooks {
 
 impl WasiHttpHooks for Hooks {
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
-        wasmtime_wasi_http::DEFAULT_FORBIDDEN_HEADERS.contains(name)
+        FORBIDDEN.contains(name)
     }
 
     fn send_request(
