@@ -13,11 +13,10 @@ if [ ! -x "$tool" ]; then
         mkdir -p "$(dirname "$tool")" && cp "$tmp/out/wasmtime_cli/wasmtime" "$tool" && chmod +x "$tool"
     rm -rf "$tmp"
 fi
-cargo build --release --locked --workspace --bins --example bare
-cargo build --release --locked -p faas-store --example state
+cargo build --profile dist --locked --workspace --bin faas --bin faas-wasm-compile --bin faas-bench --example bare --example state
 echo "commit $(git rev-parse --short HEAD), $(nproc) cores, kernel $(uname -r), load $(cut -d' ' -f1 /proc/loadavg)"
-target/release/faas-bench http --wasmtime "$tool" "$@"
+target/dist/faas-bench http --wasmtime "$tool" "$@"
 echo
-target/release/examples/state
+target/dist/examples/state
 echo
-target/release/faas-bench state
+target/dist/faas-bench state
