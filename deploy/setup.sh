@@ -43,6 +43,10 @@ fi
 if [ "${1:-}" = test ]; then
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || apt_install rabbitmq-server
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || { say "rabbitmq-server could not be installed; the tests need it"; exit 1; }
+    # Cassandra runs on Java 17 or 11; its jars come through Maven.
+    command -v java >/dev/null || apt_install openjdk-17-jre-headless
+    command -v mvn >/dev/null || apt_install maven
+    deploy/cassandra/node.sh fetch || { say "the jars of Cassandra could not be fetched; the tests need them"; exit 1; }
     # What sets the wall clock of one process.
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || apt_install libfaketime
     # What the guests in JavaScript and Python are built with.

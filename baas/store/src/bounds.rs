@@ -45,38 +45,60 @@ fn at_most(what: Bound, is: usize, max: usize) -> Result<(), StoreError> {
     if is <= max { Ok(()) } else { Err(StoreError::TooLarge { what, max: max as u64 }) }
 }
 
-pub(crate) fn partition(partition: &Partition) -> Result<(), StoreError> {
+/// Checks the name of a partition.
+///
+/// # Errors
+/// `Invalid` for an empty one, `TooLarge`.
+pub fn partition(partition: &Partition) -> Result<(), StoreError> {
     if partition.name.is_empty() {
         return Err(StoreError::Invalid("a partition has a name of at least one byte"));
     }
     at_most(Bound::PartitionBytes, partition.name.len(), PARTITION_BYTES_MAX)
 }
 
-pub(crate) fn key(key: &Key) -> Result<(), StoreError> {
+/// Checks a key.
+///
+/// # Errors
+/// `TooLarge`, and as [`partition`].
+pub fn key(key: &Key) -> Result<(), StoreError> {
     partition(&key.partition)?;
     at_most(Bound::SortBytes, key.sort.len(), SORT_BYTES_MAX)
 }
 
-pub(crate) fn keys(keys: &[Key]) -> Result<(), StoreError> {
+/// Checks the keys of one read.
+///
+/// # Errors
+/// `TooLarge`, and as [`key`].
+pub fn keys(keys: &[Key]) -> Result<(), StoreError> {
     at_most(Bound::Keys, keys.len(), KEYS_MAX)?;
     keys.iter().try_for_each(key)
 }
 
 /// Adds a row of a `get_many` to the bytes of its answer.
-pub(crate) fn add_to_answer(bytes: &mut usize, row: Option<&Row>) -> Result<(), StoreError> {
+///
+/// # Errors
+/// `TooLarge`.
+pub fn add_to_answer(bytes: &mut usize, row: Option<&Row>) -> Result<(), StoreError> {
     *bytes += row.map_or(0, |row| row.value.len());
     at_most(Bound::ReadBytes, *bytes, GET_MANY_BYTES_MAX)
 }
 
-pub(crate) fn page(page: &Page) -> Result<(), StoreError> {
+/// Checks a page.
+///
+/// # Errors
+/// `Invalid` for one without rows, `TooLarge`.
+pub fn page(page: &Page) -> Result<(), StoreError> {
     if page.rows_max == 0 {
         return Err(StoreError::Invalid("a page has at least one row"));
     }
     at_most(Bound::Keys, page.rows_max as usize, PAGE_ROWS_MAX as usize)
 }
 
-/// Returns the bytes of sorts and values together.
-pub(crate) fn write(write: &Write) -> Result<usize, StoreError> {
+/// Checks a write, and returns the bytes of its sorts and values together.
+///
+/// # Errors
+/// `Invalid`, `TooLarge`.
+pub fn write(write: &Write) -> Result<usize, StoreError> {
     partition(&write.partition)?;
     if write.changes.is_empty() {
         return Err(StoreError::Invalid("a write has at least one change"));

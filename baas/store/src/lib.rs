@@ -7,11 +7,11 @@
 //! whose changes must be atomic, *sort* names the rows inside it. Conditions,
 //! order and atomic batches are promised within one partition and nowhere else.
 
-mod bounds;
+pub mod bounds;
 pub mod bucket;
 mod clock;
 pub mod conformance;
-mod cursor;
+pub mod cursor;
 mod embedded;
 mod error;
 mod memory;

@@ -1,0 +1,181 @@
+//! The store on real nodes: the list of every store, and what goes wrong with a cluster.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod node;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use faas_cassandra::{Cassandra, Config, OpenError, SCHEMA_VERSION, migrate};
+use faas_model::Name;
+use faas_model::units::Millis;
+use faas_store::conformance::{CHECKS, Subject};
+use faas_store::{
+    Change, Fate, Key, Logged, Partition, Read, Require, Space, Store, StoreError, WallClock, WallTime, Write, WriteId,
+};
+use scylla::client::session_builder::SessionBuilder;
+use tokio::time::{Instant, sleep};
+
+async fn subject() -> Subject {
+    let config = node::shared().config();
+    let migrated = migrate(&config).await.unwrap();
+    assert_eq!((migrated.from, migrated.to), (0, SCHEMA_VERSION));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let clock = WallClock::manual(WallTime(u64::try_from(now.as_millis()).unwrap()));
+    let store = Cassandra::open(&config, clock.clone()).await.unwrap();
+    Subject::new(Arc::new(store), clock)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cassandra_passes_the_list_of_every_store() {
+    for (name, check) in CHECKS {
+        eprintln!("{name}");
+        check(subject().await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_away_is_told_with_its_address() {
+    let config = Config { nodes: vec!["127.0.0.1:1".into()], connect_timeout: Millis(500), ..Config::default() };
+    let error = Cassandra::open(&config, WallClock::system()).await.unwrap_err();
+    assert!(matches!(error, OpenError::Unreachable { .. }), "{error:?}");
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_missing_or_newer_is_told_with_what_to_do() {
+    let config = node::shared().config();
+    let error = Cassandra::open(&config, WallClock::system()).await.unwrap_err().to_string();
+    assert!(error.contains("schema 0") && error.contains("run `faas baas migrate`"), "{error}");
+    migrate(&config).await.unwrap();
+    let session = SessionBuilder::new().known_nodes(&config.nodes).build().await.unwrap();
+    let newer = format!("UPDATE \"{}\".\"schema\" SET version = 99 WHERE part = 'store'", config.keyspace);
+    session.query_unpaged(newer, ()).await.unwrap();
+    let told = |error: String| error.contains("schema 99") && error.contains("a newer program made it");
+    let error = Cassandra::open(&config, WallClock::system()).await.unwrap_err().to_string();
+    assert!(told(error.clone()), "{error}");
+    let error = migrate(&config).await.unwrap_err().to_string();
+    assert!(told(error.clone()), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_at_once_make_one_schema() {
+    let config = node::shared().config();
+    let tasks = (0..4).map(|_| {
+        tokio::spawn({
+            let config = config.clone();
+            async move { migrate(&config).await }
+        })
+    });
+    for migrated in futures_util::future::join_all(tasks).await {
+        assert_eq!(migrated.unwrap().unwrap().to, SCHEMA_VERSION);
+    }
+    assert_eq!(migrate(&config).await.unwrap().from, SCHEMA_VERSION, "nothing is left to be done");
+    let store = Cassandra::open(&config, WallClock::system()).await.unwrap();
+    put(&store, 1, soon()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_credentials_are_told_and_right_ones_work() {
+    let node = node::Node::new(true);
+    node.start();
+    let with = |password: &str| Config { user: "cassandra".into(), password: password.into(), ..node.config() };
+    // The first user comes a moment after the node.
+    let until = Instant::now() + Duration::from_secs(60);
+    let config = with("cassandra");
+    while let Err(error) = migrate(&config).await {
+        assert!(Instant::now() < until, "{error}");
+        sleep(Duration::from_millis(200)).await;
+    }
+    let store = Cassandra::open(&config, WallClock::system()).await.unwrap();
+    put(&store, 1, soon()).await.unwrap();
+    for wrong in [Config { keyspace: config.keyspace.clone(), ..with("hidden") }, node.config()] {
+        let error = Cassandra::open(&wrong, WallClock::system()).await.unwrap_err();
+        assert!(matches!(error, OpenError::Credentials { .. }), "{error:?}");
+        assert!(!error.to_string().contains("hidden"), "{error}");
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(5)
+}
+
+fn key(n: u32) -> Key {
+    let name = Bytes::from(format!("key-{n}"));
+    Key { partition: Partition { namespace: Name::namespace_default(), space: Space::Value, name }, sort: Bytes::new() }
+}
+
+fn write(n: u32) -> Write {
+    let value = Bytes::from(n.to_string());
+    let changes = vec![Change::Put { sort: Bytes::new(), value, expires: None, require: Require::Absent }];
+    Write { partition: key(n).partition, id: WriteId::fresh(), changes, log: Logged::Values }
+}
+
+async fn put(store: &Cassandra, n: u32, by: Instant) -> Result<WriteId, (WriteId, StoreError)> {
+    let write = write(n);
+    let id = write.id;
+    store.write(write, by).await.map(|_| id).map_err(|error| (id, error))
+}
+
+/// Writes until it works again; returns how long that took.
+async fn recovers(store: &Cassandra, from: u32) -> Duration {
+    let begun = Instant::now();
+    for n in from.. {
+        if put(store, n, Instant::now() + Duration::from_secs(1)).await.is_ok() {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "no write works any more");
+        sleep(Duration::from_millis(50)).await;
+    }
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_held_still_or_killed_costs_no_acknowledged_write() {
+    let node = node::Node::new(false);
+    node.start();
+    let config = Config { request_timeout: Millis(1_000), breaker_failures: 3, ..node.config() };
+    migrate(&config).await.unwrap();
+    let store = Cassandra::open(&config, WallClock::system()).await.unwrap();
+    let mut acknowledged = Vec::new();
+    let mut unknown = Vec::new();
+    for n in 0..20 {
+        put(&store, n, soon()).await.unwrap();
+        acknowledged.push(n);
+    }
+    node.run("pause");
+    for n in 100..110 {
+        let begun = Instant::now();
+        let by = begun + Duration::from_millis(700);
+        let read = store.get(&key(0), Read::Linearizable, by).await;
+        assert!(matches!(read, Err(StoreError::Unavailable { .. } | StoreError::Deadline)), "{read:?}");
+        let (id, error) = put(&store, n, by + Duration::from_millis(300)).await.unwrap_err();
+        let told = matches!(error, StoreError::Unavailable { .. } | StoreError::Deadline | StoreError::Unknown(_));
+        assert!(told, "{error:?}");
+        unknown.push((n, id, error));
+        assert!(
+            begun.elapsed() < Duration::from_secs(3),
+            "an answer comes with its deadline, not {:?}",
+            begun.elapsed()
+        );
+    }
+    node.run("resume");
+    eprintln!("after a pause: {:?}", recovers(&store, 200).await);
+    node.run("kill");
+    let (id, error) = put(&store, 300, Instant::now() + Duration::from_secs(1)).await.unwrap_err();
+    unknown.push((300, id, error));
+    node.start();
+    eprintln!("after a kill: {:?}", recovers(&store, 400).await);
+    for n in acknowledged {
+        let row = store.get(&key(n), Read::Linearizable, soon()).await.unwrap();
+        assert_eq!(row.map(|row| row.value), Some(Bytes::from(n.to_string())), "{n} was acknowledged");
+    }
+    for (n, id, error) in unknown {
+        let fate = store.fate(&key(n).partition, id, soon()).await.unwrap();
+        let row = store.get(&key(n), Read::Linearizable, soon()).await.unwrap();
+        let committed = matches!(fate, Fate::Committed(_));
+        assert_eq!(row.is_some(), committed, "{n}: {error:?}, then {fate:?}");
+        assert!(!committed || matches!(error, StoreError::Unknown(_)), "{n}: {error:?} said that nothing was written");
+    }
+}
