@@ -7,6 +7,7 @@ pub mod arrivals;
 pub mod azure;
 pub mod broker;
 pub mod bytes_of;
+pub mod cassandra;
 pub mod connections;
 pub mod cpu;
 pub mod hostile;

@@ -20,7 +20,8 @@ pub struct Config {
     pub datacenter: String,
     /// User; empty where the cluster asks for none.
     pub user: String,
-    /// Password of the user.
+    /// Password of the user; never written.
+    #[serde(skip_serializing)]
     pub password: String,
     /// Copies of each row by datacenter, for `faas baas migrate` on a new keyspace.
     pub replication: BTreeMap<String, u8>,

@@ -1,13 +1,12 @@
 //! The store on real nodes: the list of every store, and what goes wrong with a cluster.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-mod node;
-
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use faas_cassandra::{Cassandra, Config, OpenError, SCHEMA_VERSION, migrate};
+use faas_loadtest::cassandra::{Node, keyspace, shared};
 use faas_model::Name;
 use faas_model::units::Millis;
 use faas_store::conformance::{CHECKS, Subject};
@@ -17,8 +16,13 @@ use faas_store::{
 use scylla::client::session_builder::SessionBuilder;
 use tokio::time::{Instant, sleep};
 
+/// Returns how to reach a node, with a keyspace of the caller's own.
+fn config(node: String) -> Config {
+    Config { nodes: vec![node], keyspace: keyspace(), ..Config::default() }
+}
+
 async fn subject() -> Subject {
-    let config = node::shared().config();
+    let config = config(shared().unwrap());
     let migrated = migrate(&config).await.unwrap();
     assert_eq!((migrated.from, migrated.to), (0, SCHEMA_VERSION));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -45,7 +49,7 @@ async fn a_cluster_that_is_away_is_told_with_its_address() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_that_is_missing_or_newer_is_told_with_what_to_do() {
-    let config = node::shared().config();
+    let config = config(shared().unwrap());
     let error = Cassandra::open(&config, WallClock::system()).await.unwrap_err().to_string();
     assert!(error.contains("schema 0") && error.contains("run `faas baas migrate`"), "{error}");
     migrate(&config).await.unwrap();
@@ -61,7 +65,7 @@ async fn a_schema_that_is_missing_or_newer_is_told_with_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migrations_at_once_make_one_schema() {
-    let config = node::shared().config();
+    let config = config(shared().unwrap());
     let tasks = (0..4).map(|_| {
         tokio::spawn({
             let config = config.clone();
@@ -78,19 +82,20 @@ async fn migrations_at_once_make_one_schema() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_are_told_and_right_ones_work() {
-    let node = node::Node::new(true);
-    node.start();
-    let with = |password: &str| Config { user: "cassandra".into(), password: password.into(), ..node.config() };
+    let node = Node::new(true).unwrap();
+    node.start().unwrap();
+    let with =
+        |password: &str| Config { user: "cassandra".into(), password: password.into(), ..config(node.address()) };
     // The first user comes a moment after the node.
     let until = Instant::now() + Duration::from_secs(60);
-    let config = with("cassandra");
-    while let Err(error) = migrate(&config).await {
+    let right = with("cassandra");
+    while let Err(error) = migrate(&right).await {
         assert!(Instant::now() < until, "{error}");
         sleep(Duration::from_millis(200)).await;
     }
-    let store = Cassandra::open(&config, WallClock::system()).await.unwrap();
+    let store = Cassandra::open(&right, WallClock::system()).await.unwrap();
     put(&store, 1, soon()).await.unwrap();
-    for wrong in [Config { keyspace: config.keyspace.clone(), ..with("hidden") }, node.config()] {
+    for wrong in [Config { keyspace: right.keyspace.clone(), ..with("hidden") }, config(node.address())] {
         let error = Cassandra::open(&wrong, WallClock::system()).await.unwrap_err();
         assert!(matches!(error, OpenError::Credentials { .. }), "{error:?}");
         assert!(!error.to_string().contains("hidden"), "{error}");
@@ -133,9 +138,9 @@ async fn recovers(store: &Cassandra, from: u32) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_held_still_or_killed_costs_no_acknowledged_write() {
-    let node = node::Node::new(false);
-    node.start();
-    let config = Config { request_timeout: Millis(1_000), breaker_failures: 3, ..node.config() };
+    let node = Node::new(false).unwrap();
+    node.start().unwrap();
+    let config = Config { request_timeout: Millis(1_000), breaker_failures: 3, ..config(node.address()) };
     migrate(&config).await.unwrap();
     let store = Cassandra::open(&config, WallClock::system()).await.unwrap();
     let mut acknowledged = Vec::new();
@@ -144,7 +149,7 @@ async fn a_node_that_is_held_still_or_killed_costs_no_acknowledged_write() {
         put(&store, n, soon()).await.unwrap();
         acknowledged.push(n);
     }
-    node.run("pause");
+    node.run("pause").unwrap();
     for n in 100..110 {
         let begun = Instant::now();
         let by = begun + Duration::from_millis(700);
@@ -160,12 +165,12 @@ async fn a_node_that_is_held_still_or_killed_costs_no_acknowledged_write() {
             begun.elapsed()
         );
     }
-    node.run("resume");
+    node.run("resume").unwrap();
     eprintln!("after a pause: {:?}", recovers(&store, 200).await);
-    node.run("kill");
+    node.run("kill").unwrap();
     let (id, error) = put(&store, 300, Instant::now() + Duration::from_secs(1)).await.unwrap_err();
     unknown.push((300, id, error));
-    node.start();
+    node.start().unwrap();
     eprintln!("after a kill: {:?}", recovers(&store, 400).await);
     for n in acknowledged {
         let row = store.get(&key(n), Read::Linearizable, soon()).await.unwrap();

@@ -47,6 +47,9 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Read and write state buckets
     Kv(Kv),
+    /// Tend the backend of state
+    #[command(subcommand)]
+    Baas(Baas),
     /// Print the version
     Version,
     #[command(name = "__compile", hide = true)]
@@ -148,6 +151,12 @@ pub(crate) struct Up {
     /// `json` prints the addresses on stdout as one JSON document once ready
     #[arg(long, short, env = "FAAS_OUTPUT", value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Baas {
+    /// Make or update the schema of the cluster that the configuration names
+    Migrate(Layers),
 }
 
 #[derive(Debug, Args)]

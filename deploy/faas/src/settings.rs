@@ -33,11 +33,33 @@ pub(crate) struct Settings {
     pub(crate) baas: faas_baas::Config,
     pub(crate) functions: faas_function_service::Config,
     pub(crate) repo: faas_repo::Config,
-    pub(crate) store: faas_store::EmbeddedConfig,
+    pub(crate) store: StoreSettings,
+    pub(crate) embedded: faas_store::EmbeddedConfig,
+    pub(crate) cassandra: faas_cassandra::Config,
     pub(crate) wasm: faas_runtime_wasm::Config,
     pub(crate) egress: faas_runtime::egress::Config,
     pub(crate) logs: faas_runtime::logs::LogConfig,
     pub(crate) amqp: faas_gateway::amqp::Config,
+}
+
+/// Where state and records are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StoreSettings {
+    /// Which store.
+    #[serde(rename = "type")]
+    pub(crate) kind: StoreType,
+}
+
+/// A kind of store; each has a section of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StoreType {
+    /// In the data folder.
+    #[default]
+    Embedded,
+    /// On a cluster of Apache Cassandra.
+    Cassandra,
 }
 
 /// The process itself.
@@ -220,9 +242,9 @@ fn failure(error: &Error) -> Failure {
             let known: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
             with_nearest_key(&format!("unknown field `{name}`, expected one of {}", known.join(", ")))
         }
-        // What stands where a broker belongs may hold its password.
+        // What stands where a broker or a password belongs may be a password.
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected)
-            if error.path.first().is_some_and(|section| section == "amqp") =>
+            if error.path.first().is_some_and(|section| section == "amqp" || section == "cassandra") =>
         {
             format!("invalid value, expected {expected}")
         }

@@ -27,9 +27,7 @@ fn collect(folder: &Path, names: &mut Vec<String>) {
     }
 }
 
-#[tokio::test]
-async fn the_same_content_again_is_the_same_revision() {
-    let h = house().await;
+pub(crate) async fn the_same_content_again_is_the_same_revision(h: House) {
     let first: serde_json::Value =
         serde_json::from_str(&h.platform.deploy(&samples::folder("hello")).await.unwrap().stdout).unwrap();
     let before = files(&h);
@@ -41,9 +39,7 @@ async fn the_same_content_again_is_the_same_revision() {
     assert_eq!(files(&h), before);
 }
 
-#[tokio::test]
-async fn a_failed_deploy_names_its_phase_and_leaves_nothing() {
-    let h = house().await;
+pub(crate) async fn a_failed_deploy_names_its_phase_and_leaves_nothing(h: House) {
     h.platform.deploy(&samples::folder("hello")).await.unwrap();
     let before = files(&h);
     let cases: [(&str, &[u8]); 4] = [
@@ -66,9 +62,7 @@ async fn a_failed_deploy_names_its_phase_and_leaves_nothing() {
     assert_eq!(listed.as_array().unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn a_failed_probe_keeps_the_old_revision() {
-    let h = house().await;
+pub(crate) async fn a_failed_probe_keeps_the_old_revision(h: House) {
     let manifest = h.folder.path().join("orders");
     samples::manifest(&manifest, "probed", "hello", "").unwrap();
     h.platform.deploy(&manifest).await.unwrap();
@@ -81,9 +75,7 @@ async fn a_failed_probe_keeps_the_old_revision() {
     assert!(answer.text().contains("Hello"), "{}", answer.text());
 }
 
-#[tokio::test]
-async fn no_request_fails_while_revisions_change() {
-    let h = house().await;
+pub(crate) async fn no_request_fails_while_revisions_change(h: House) {
     let manifest = h.folder.path().join("greeter");
     samples::manifest(&manifest, "greeter", "hello", "env = { N = \"start\" }").unwrap();
     h.platform.deploy(&manifest).await.unwrap();

@@ -8,6 +8,7 @@ mod hostile;
 mod invoking;
 mod messages;
 mod safety;
+mod stores;
 mod walk;
 
 use faas_loadtest::http::Client;

@@ -4,11 +4,9 @@ use faas_loadtest::samples;
 use http::Method;
 use serde_json::json;
 
-use crate::house;
+use crate::{House, house};
 
-#[tokio::test]
-async fn deploy_invoke_list_roll_back_and_remove() {
-    let h = house().await;
+pub(crate) async fn deploy_invoke_list_roll_back_and_remove(h: House) {
     let manifest = h.folder.path().join("greeter");
     samples::manifest(&manifest, "greeter", "hello", "env = { MARK = \"one\" }").unwrap();
     h.platform.deploy(&manifest).await.unwrap();
@@ -38,9 +36,7 @@ async fn deploy_invoke_list_roll_back_and_remove() {
     assert_eq!(h.client.get(&h.platform.url("/function/greeter")).await.unwrap().status, 404);
 }
 
-#[tokio::test]
-async fn orders_are_stored_listed_and_counted() {
-    let h = house().await;
+pub(crate) async fn orders_are_stored_listed_and_counted(h: House) {
     h.platform.deploy(&samples::folder("orders")).await.unwrap();
     let base = h.platform.url("/function/orders");
     let order =

@@ -10,7 +10,7 @@ mod new;
 
 use std::future::Future;
 
-use crate::cli::{Command, Layers};
+use crate::cli::{Baas, Command, Layers};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::settings::Settings;
 use crate::{output, reference, server};
@@ -33,6 +33,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Rm(remove) => block_on(functions::remove(&remove)),
         Command::Logs(logs) => block_on(logs::run(&logs)),
         Command::Kv(kv) => block_on(kv::run(&kv)),
+        Command::Baas(Baas::Migrate(layers)) => block_on(server::store::migrate(Settings::load(&layers)?)),
         Command::Version => output::line(concat!("faas ", env!("CARGO_PKG_VERSION"))),
         // `main` has taken the compiler's name before any other parsing.
         Command::Compile => Err(Failure::new(Exit::Usage, "`__compile` takes no options", "it is the server's own")),

@@ -3,12 +3,14 @@
 mod listeners;
 mod parts;
 mod signals;
+pub(crate) mod store;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use faas_control::Phase;
+use faas_data_folder::DataFolder;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -17,7 +19,6 @@ use self::listeners::Listeners;
 use self::parts::Parts;
 use self::signals::Signals;
 use crate::cli::{Format, Up};
-use crate::data_folder::DataFolder;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::settings::Settings;
 use crate::{observe, output};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use faas_baas::{Auth, Door};
 use faas_control::{Control, Phase, Readiness};
+use faas_data_folder::DataFolder;
 use faas_function_service::FunctionService;
 use faas_gateway::amqp::Consumers;
 use faas_gateway::front::{self, Handler, Peer};
@@ -17,7 +18,7 @@ use faas_runtime::egress::Egress;
 use faas_runtime::logs::LogBook;
 use faas_runtime_wasm::{CompileCommand, WasmRuntime};
 use faas_store::bucket::Buckets;
-use faas_store::{Embedded, Store, WallClock};
+use faas_store::{Store, WallClock};
 use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
@@ -27,7 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::listeners::{Listener, Listeners};
-use crate::data_folder::DataFolder;
+use super::store::Opened;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::observe;
 use crate::settings::Settings;
@@ -40,7 +41,7 @@ pub(crate) struct Parts {
     pub(crate) readiness: Readiness,
     service: FunctionService,
     consumers: Consumers,
-    store: Arc<Embedded>,
+    store: Opened,
     /// Ends the functions' listener.
     stop_traffic: CancellationToken,
     /// Ends the listeners that operators need until the end.
@@ -55,11 +56,9 @@ impl Parts {
         let metrics = observe::metrics()?;
         let token = faas_control::token::load_or_create(&data.file("token"))
             .map_err(|e| cannot("the token", &e, "the token file is `token` in the data folder"))?;
-        let store = Embedded::open(&data.file("store.redb"), settings.store.clone())
-            .map_err(|e| cannot("the store", &e, "check the disk and the owner of the data folder"))?;
-        let store = Arc::new(store);
-        let buckets = Buckets::new(store.clone());
-        let service = open_service(&settings, data, store.clone(), buckets.clone()).await?;
+        let store = Opened::open(&settings, data).await?;
+        let buckets = Buckets::new(store.store.clone());
+        let service = open_service(&settings, data, store.store.clone(), buckets.clone()).await?;
         let (stop_traffic, stop_operators) = (CancellationToken::new(), CancellationToken::new());
         let dispatch: Arc<dyn faas_invoke::Dispatch> = Arc::new(service.clone());
         let handler = gateway::handler(settings.gateway.clone(), dispatch.clone(), service.catalogue());

@@ -113,7 +113,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let disk = Disk::mount(&folder.path().join("state"))?;
     // What was deleted must give its space back, so the change log may not keep it for a day.
-    let env = vec![("FAAS_STORE_LOG_BYTES_MAX".to_owned(), LOG_BYTES_MAX.to_string())];
+    let env = vec![("FAAS_EMBEDDED_LOG_BYTES_MAX".to_owned(), LOG_BYTES_MAX.to_string())];
     let platform = Platform::start(folder.path(), Options { env, ..Options::default() }).await?;
     platform.deploy(&samples::folder("hello")).await?;
     platform.deploy(&samples::folder("orders")).await?;

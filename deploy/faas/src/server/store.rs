@@ -1,0 +1,62 @@
+//! The one store that is chosen.
+
+use std::sync::Arc;
+
+use faas_cassandra::Cassandra;
+use faas_data_folder::DataFolder;
+use faas_store::{Embedded, Store, WallClock};
+
+use crate::failure::{Exit, Failure, Outcome};
+use crate::settings::{Settings, StoreType};
+
+/// The store, and what is to be closed of it.
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn Store>,
+    embedded: Option<Arc<Embedded>>,
+}
+
+impl Opened {
+    /// Opens the store of the settings.
+    pub(super) async fn open(settings: &Settings, data: &DataFolder) -> Outcome<Self> {
+        match settings.store.kind {
+            StoreType::Embedded => {
+                let opened = Embedded::open(&data.file("store.redb"), settings.embedded.clone());
+                let embedded =
+                    opened.map(Arc::new).map_err(|e| cannot(&e, "check the disk and the owner of the data folder"))?;
+                Ok(Self { store: embedded.clone(), embedded: Some(embedded) })
+            }
+            StoreType::Cassandra => {
+                let opened = Cassandra::open(&settings.cassandra, WallClock::system()).await;
+                let cassandra =
+                    opened.map_err(|e| cannot(&e, "see the keys of [cassandra] in `faas config --reference`"))?;
+                Ok(Self { store: Arc::new(cassandra), embedded: None })
+            }
+        }
+    }
+
+    /// Ends what runs in this process for it.
+    pub(super) async fn close(self) {
+        if let Some(embedded) = self.embedded {
+            embedded.close().await;
+        }
+    }
+}
+
+/// Brings the schema of the cluster to the version of this program.
+pub(crate) async fn migrate(settings: Settings) -> Outcome {
+    if settings.store.kind != StoreType::Cassandra {
+        let message = "the embedded store has no schema to migrate";
+        return Err(Failure::new(Exit::Usage, message, "set store.type = \"cassandra\", and see docs/cassandra.md"));
+    }
+    let done = faas_cassandra::migrate(&settings.cassandra).await;
+    let done = done.map_err(|e| cannot(&e, "see the keys of [cassandra] in `faas config --reference`"))?;
+    crate::output::line(&if done.from == done.to {
+        format!("keyspace {} has schema {} already", settings.cassandra.keyspace, done.to)
+    } else {
+        format!("keyspace {} has schema {} now, it had {}", settings.cassandra.keyspace, done.to, done.from)
+    })
+}
+
+fn cannot(error: &dyn std::fmt::Display, hint: &str) -> Failure {
+    Failure::new(Exit::Unreachable, format!("the store cannot be opened: {error}"), hint)
+}
