@@ -270,10 +270,13 @@ fn remove_all(folder: &Path) -> std::io::Result<usize> {
     Ok(removed)
 }
 
-/// Lists files whose names are digests; others are not ours.
+/// Lists files whose names are digests, in their order; others are not ours.
 fn list(folder: &Path) -> std::io::Result<Vec<Digest>> {
     let names = std::fs::read_dir(folder)?.map(|entry| entry.map(|e| e.file_name()));
-    names.filter_map(|name| name.map(|n| n.to_str()?.parse().ok()).transpose()).collect()
+    let digests = names.filter_map(|name| name.map(|n| n.to_str()?.parse().ok()).transpose());
+    let mut digests: Vec<Digest> = digests.collect::<std::io::Result<_>>()?;
+    digests.sort_unstable();
+    Ok(digests)
 }
 
 fn digest_of(path: &Path) -> std::io::Result<Digest> {

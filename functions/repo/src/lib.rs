@@ -188,7 +188,7 @@ pub trait CodeRepo: Send + Sync + fmt::Debug {
         expected: Expect,
     ) -> Fut<'a, AliasRecord>;
 
-    /// Removes a function's records and returns the code that its revisions used.
+    /// Removes a function's records and returns the code that its revisions used, in the order of digests.
     /// The code itself stays until it is discarded.
     ///
     /// # Errors
@@ -198,7 +198,7 @@ pub trait CodeRepo: Send + Sync + fmt::Debug {
     /// Ends removals that a crash cut off; what their revisions used is then an orphan.
     fn sweep(&self) -> Fut<'_, ()>;
 
-    /// Returns kept code that no revision and no upload in flight uses.
+    /// Returns kept code that no revision and no upload in flight uses, in the order of digests.
     fn orphans(&self) -> Fut<'_, Vec<Digest>>;
 
     /// Removes kept code unless a revision or an upload in flight uses it; returns whether it is gone.

@@ -1,7 +1,7 @@
 //! Publishing, promoting and removing: each one store write, tried again when
 //! somebody else changed the same function in between.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -110,7 +110,7 @@ impl Records {
     }
 
     async fn remove_rows(&self, function: &FunctionName) -> Result<Vec<Digest>, RepoError> {
-        let (mut code, mut conflicts) = (HashSet::new(), 0);
+        let (mut code, mut conflicts) = (BTreeSet::new(), 0);
         while conflicts < TRIES_MAX {
             let all = Bytes::new()..Bytes::new();
             let rows = self.store.scan(&partition(function), all, page(None), by()).await?.items;
