@@ -156,15 +156,17 @@ impl Registry {
                 }
                 None => Lane::new(&self.shared, &self.tasks, target),
             };
-            if self.draining.load(Ordering::SeqCst) {
-                lane.drain(Farewell::Stopping);
-            }
             aliases.push(Alias { name: alias, at, lane });
         }
         let function = Function { name: name.clone(), aliases: aliases.into() };
         let gone = old.into_iter().flat_map(|f| &f.aliases).filter(|alias| function.alias(&alias.name).is_none());
         gone.for_each(|alias| alias.lane.drain(Farewell::Removed));
-        self.functions.insert(name, Arc::new(function));
+        let function = Arc::new(function);
+        self.functions.insert(name, function.clone());
+        // Looked at when the function is to be seen: a drain that begins now either finds it or was seen here.
+        if self.draining.load(Ordering::SeqCst) {
+            function.lanes().for_each(|lane| lane.drain(Farewell::Stopping));
+        }
     }
 
     /// Puts a function back whose removal failed.

@@ -173,16 +173,16 @@ impl FunctionService {
 
     /// Refuses new calls with `draining`, waits for running ones, and cuts them after `grace`.
     pub async fn drain(&self, grace: Duration) {
+        let Registry { shared, tasks, installing, .. } = &*self.registry;
         self.registry.start_draining();
-        let mut tasks = self.registry.tasks.take();
-        let all = async { while tasks.join_next().await.is_some() {} };
-        if timeout(grace, all).await.is_err() {
+        if timeout(grace, tasks.ended()).await.is_err() {
             tracing::warn!("calls still run after the grace period and are cut");
-            let lanes = self.registry.lanes();
+            // Calls of removed functions as well, which the registry does not know any more.
+            let lanes = shared.tended.lanes();
             join_all(lanes.iter().map(|lane| lane.cut())).await;
         }
         tasks.shutdown().await;
-        self.registry.installing.take().shutdown().await;
+        installing.shutdown().await;
     }
 
     /// Runs a change to its end even if the caller leaves.

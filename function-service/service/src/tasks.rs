@@ -1,6 +1,6 @@
 //! The service's background tasks: all of one set, ended with it.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
@@ -26,9 +26,15 @@ impl Tasks {
         set.spawn_on(task, &self.handle);
     }
 
-    /// Returns all tasks; those spawned later are not among them.
-    pub(crate) fn take(&self) -> JoinSet<()> {
-        std::mem::take(&mut *self.lock())
+    /// Waits until no task is left, of those spawned meanwhile either.
+    pub(crate) async fn ended(&self) {
+        while poll_fn(|cx| self.lock().poll_join_next(cx)).await.is_some() {}
+    }
+
+    /// Aborts all tasks and waits for their end.
+    pub(crate) async fn shutdown(&self) {
+        let mut all = std::mem::take(&mut *self.lock());
+        all.shutdown().await;
     }
 
     fn lock(&self) -> MutexGuard<'_, JoinSet<()>> {

@@ -5,7 +5,7 @@
 //! and one in 16 of their idle instances stop, those unused longest; so that
 //! the look costs little per instance.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -22,7 +22,8 @@ const TRIES_MAX: usize = 32;
 /// The lanes with a task.
 #[derive(Debug, Default)]
 pub(crate) struct Tended {
-    lanes: Mutex<HashMap<u64, Weak<Lane>>>,
+    /// In the order of entry.
+    lanes: Mutex<BTreeMap<u64, Weak<Lane>>>,
     next: AtomicU64,
     /// Held by the start that makes room.
     evicting: tokio::sync::Mutex<()>,
@@ -50,6 +51,11 @@ impl Tended {
         let id = tended.next.fetch_add(1, Ordering::Relaxed);
         tended.lock().insert(id, Arc::downgrade(lane));
         Entered { lane: lane.clone(), id }
+    }
+
+    /// Returns the lanes, those of removed functions included.
+    pub(crate) fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.lock().values().filter_map(Weak::upgrade).collect()
     }
 
     /// Starts an instance; where idle ones leave no room, those unused longest stop, and it is tried again.
@@ -81,9 +87,8 @@ impl Tended {
         if self.rounds.load(Ordering::Acquire) != rounds {
             return true;
         }
-        let lanes: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
-        let mut idle: Vec<_> = lanes.into_iter().filter_map(|lane| Some((lane.idle_since()?, lane))).collect();
-        idle.sort_unstable_by_key(|(since, _)| *since);
+        let mut idle: Vec<_> = self.lanes().into_iter().filter_map(|lane| Some((lane.idle_since()?, lane))).collect();
+        idle.sort_by_key(|(since, _)| *since);
         let mut stopped = 0;
         for (_, lane) in idle.iter().take(idle.len().div_ceil(SHARE)) {
             stopped += lane.evict_now().await;
@@ -96,7 +101,7 @@ impl Tended {
         stopped > 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Lane>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Weak<Lane>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,6 +3,7 @@
 mod counts;
 mod crowd;
 mod deploys;
+mod drains;
 mod flaky;
 mod life;
 mod reuse;

@@ -1,4 +1,4 @@
-//! The life of instances: starts, idle stops, crash loops, drains, bodies.
+//! The life of instances: starts, idle stops, crash loops, bodies.
 
 use super::simple::{Odd, Simple};
 use super::*;
@@ -179,54 +179,12 @@ async fn eviction_stops_idle_instances_before_their_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_refuses_new_calls_and_waits_for_running_ones() {
-    let bench = Bench::new().await;
-    bench.deploy("f", "one").await.unwrap();
-    bench.follow(Act::Wait);
-    let service = bench.service.clone();
-    let call = tokio::spawn(async move { service.dispatch(invocation("f")).await.unwrap().response.status() });
-    until(|| bench.runtime.running() == 1).await;
-    let service = bench.service.clone();
-    let drain = tokio::spawn(async move { service.drain(seconds(10)).await });
-    tokio::time::sleep(seconds(1)).await;
-    assert_eq!(bench.reason("f").await, Reason::Draining);
-    assert!(!drain.is_finished());
-    bench.runtime.release(1);
-    assert_eq!(call.await.unwrap(), 200);
-    drain.await.unwrap();
-    assert_eq!(bench.runtime.stops(), bench.runtime.starts());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_function_that_is_deployed_while_the_platform_stops_takes_no_call() {
-    let bench = Bench::new().await;
-    bench.service.drain(seconds(1)).await;
-    bench.deploy("f", "one").await.unwrap();
-    assert_eq!(bench.reason("f").await, Reason::Draining);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_drain_cuts_what_runs_after_the_grace_period() {
-    let bench = Bench::new().await;
-    bench.deploy("f", "one").await.unwrap();
-    bench.follow(Act::Hang);
-    let service = bench.service.clone();
-    let call = tokio::spawn(async move { service.dispatch(invocation("f")).await.unwrap_err().reason });
-    until(|| bench.runtime.running() == 1).await;
-    let began = tokio::time::Instant::now();
-    bench.service.drain(seconds(3)).await;
-    assert_eq!(began.elapsed().as_secs(), 3);
-    assert_eq!(call.await.unwrap(), Reason::Crashed);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_function_at_rest_has_no_task_and_little_memory() {
     let bench = Bench::new().await;
     bench.deploy("f", "one").await.unwrap();
     assert_eq!(bench.status("f").await, 200);
     until(|| bench.runtime.stops() == bench.runtime.starts()).await;
-    let mut tasks = bench.service.registry.tasks.take();
-    while tasks.join_next().await.is_some() {}
+    bench.service.registry.tasks.ended().await;
     let own = size_of::<crate::lane::Lane>() + size_of::<crate::registry::Function>();
     let shared = size_of::<crate::target::Target>() + size_of::<faas_model::Revision>();
     assert!(own + shared < 3 << 10, "{own} + {shared} bytes beside names and the map's own");
