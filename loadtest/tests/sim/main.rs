@@ -33,6 +33,14 @@ use std::sync::{Arc, Mutex};
 
 /// Seeds of a run that says nothing else.
 const SEEDS: u64 = 200;
+/// Seeds that once failed, and what it was; each found fault has a test of its own beside its code as well.
+/// A change of what chance is asked for makes other plots of them: they are kept, not relied upon.
+const FAILED_ONCE: [(u64, &str); 4] = [
+    (5, "code that is refused after its deploy killed messages at once"),
+    (3019, "a removal forgot the code of its revisions in the order of a hash map"),
+    (4085, "the same, with two removals at once"),
+    (4271, "a drain did not cut the calls of a function that was being removed"),
+];
 /// Lines of a failing seed's log that are shown.
 const TAIL: usize = 60;
 
@@ -60,6 +68,15 @@ fn seeds() -> (u64, u64) {
     let Ok(text) = std::env::var("FAAS_SIM_SEEDS") else { return (0, SEEDS) };
     let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("FAAS_SIM_SEEDS={text} is N or FIRST..END"));
     text.split_once("..").map_or_else(|| (0, number(&text)), |(first, end)| (number(first), number(end)))
+}
+
+#[test]
+fn seeds_that_failed_once_stay_mended() {
+    for (seed, what) in FAILED_ONCE {
+        if let Err(wrong) = judge(seed) {
+            panic!("{what}, again?\n{wrong}");
+        }
+    }
 }
 
 #[test]

@@ -118,7 +118,7 @@ impl Durable {
             log: Log::default(),
             plot: Chance::new(seed, 0),
             memory: Arc::new(Memory::with_clock(clock)),
-            folder: tempfile::tempdir().expect("a folder for the code"),
+            folder: folder(),
             broker: MemoryQueue::new(),
             ledger: Ledger::default(),
             models: Models::default(),
@@ -132,6 +132,14 @@ impl Durable {
         *names += 1;
         *names
     }
+}
+
+/// Returns a folder for the code. It survives only the crashes that are played: where there is one in
+/// memory, syncing it costs nothing, which is most of a seed otherwise.
+fn folder() -> tempfile::TempDir {
+    let memory = std::path::Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.expect("a folder for the code")
 }
 
 /// The platform of one life.
