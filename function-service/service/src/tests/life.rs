@@ -57,6 +57,20 @@ async fn a_burst_of_first_calls_shares_one_cold_start() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_leaves_as_it_is_given_a_place_gives_it_back() {
+    let bench = Bench::new().await;
+    bench.deploy("f", "one").await.unwrap();
+    bench.runtime.follow(Script { start_delay: seconds(1), ..Script::default() });
+    let mut call = Box::pin(bench.call("f"));
+    assert!(futures_util::poll!(&mut call).is_pending());
+    let lane = bench.service.registry.lane(&function("f"), &Name::alias_live()).unwrap();
+    until(|| lane.stats().instances == 1).await;
+    assert_eq!(lane.stats().busy, 1, "the place is the call's, which does not know it yet");
+    drop(call);
+    assert_eq!(lane.stats().busy, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn starts_that_keep_failing_pause_and_recover_by_themselves() {
     let bench = Bench::new().await;
     bench.deploy("f", "one").await.unwrap();

@@ -92,14 +92,17 @@ impl World {
         }
     }
 
-    fn step(&mut self, input: Input) {
+    /// Takes a step; returns whether it led to anything.
+    fn step(&mut self, input: Input) -> bool {
         let mut actions = Vec::new();
         self.pool.step(self.now, input, &mut actions);
+        let acted = !actions.is_empty();
         for action in actions {
             self.act(action);
         }
         assert_eq!(self.pool.deep_violation(self.now), None);
         self.compare();
+        acted
     }
 
     fn act(&mut self, action: Action) {
@@ -110,6 +113,7 @@ impl World {
             }
             Action::Assign(ticket, id) => {
                 self.end(ticket);
+                assert!(!self.drained, "an ended pool gives no place away");
                 let running = self.running.get_mut(&id).expect("calls go to running instances");
                 running.busy += 1;
                 assert!(!running.retired, "calls go to sound instances of the newest generation");
@@ -119,6 +123,8 @@ impl World {
             Action::Stop(id) => {
                 let running = self.running.remove(&id).expect("only running instances stop");
                 assert_eq!(running.busy, 0, "no call is cut");
+                let kept = self.running.values().filter(|r| !r.retired).count();
+                assert!(running.retired || self.drained || kept >= self.limits.min, "the minimum is kept");
             }
         }
     }
@@ -165,7 +171,13 @@ impl World {
                 r.busy -= 1;
                 r.retired |= fate == Fate::Broken;
             });
-            self.step(Input::Finished(id, fate));
+            let told = self.pool.wake(self.now);
+            let acted = self.step(Input::Finished(id, fate));
+            // The shell looks at nothing then.
+            if fate == Fate::Sound && !acted {
+                let earlier = self.pool.wake(self.now).is_some_and(|wake| told.is_none_or(|told| wake < told));
+                assert!(!earlier, "the end of a call moves the wake-up forward");
+            }
         }
     }
 
@@ -203,8 +215,12 @@ impl World {
                 }
             }
             81..83 => self.roll(),
-            83..84 => self.step(Input::Evict),
-            84..86 => self.step(Input::Tick),
+            83..84 => {
+                self.step(Input::Evict);
+            }
+            84..86 => {
+                self.step(Input::Tick);
+            }
             _ => {
                 let time = Duration::from_millis(self.random.below(8).into());
                 self.pass(time);
@@ -217,6 +233,9 @@ impl World {
         if self.random.below(4) == 0 {
             self.drained = true;
             self.step(Input::Drain(Farewell::Stopping));
+            for _ in 0..self.random.below(40) {
+                self.random_step();
+            }
         }
         for _ in 0..2_000 {
             self.start_ends(Input::Started);
@@ -234,6 +253,7 @@ impl World {
             "exactly the minimum is left at rest: {:?}",
             self.pool
         );
+        assert_eq!(self.pool.at_rest(), kept == 0);
         assert_eq!(self.ended.iter().filter(|t| t.0 > self.tickets).count(), 0);
     }
 }
