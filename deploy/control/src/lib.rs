@@ -24,6 +24,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use faas_function_service::FunctionService;
+use faas_metrics::Metrics;
 use faas_model::units::ByteSize;
 use faas_model::{AliasSettings, Body, BodyError, Component, FunctionName, FunctionSpec, Name, Problem, Reason};
 use futures_util::future::BoxFuture;
@@ -31,7 +32,6 @@ use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde::{Deserialize, Serialize};
 
 pub use ready::{Phase, Readiness};
@@ -82,7 +82,7 @@ pub struct Parts {
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// What `/metrics` prints.
-    pub metrics: PrometheusHandle,
+    pub metrics: Metrics,
     /// Base URL of the functions' listener, without a `/` at its end.
     pub functions_url: String,
 }

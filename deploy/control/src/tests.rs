@@ -8,7 +8,6 @@ use faas_runtime::logs::{LogBook, LogConfig};
 use faas_runtime::scripted::Scripted;
 use faas_store::Memory;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 
 use super::*;
@@ -20,6 +19,7 @@ struct World {
     control: Control,
     service: FunctionService,
     readiness: Readiness,
+    metrics: Metrics,
     _dir: tempfile::TempDir,
 }
 
@@ -54,16 +54,17 @@ async fn world() -> World {
         );
         Box::pin(std::future::ready(Response::new(Body::from(seen))))
     });
+    let metrics = Metrics::new(&faas_metrics::Config::default());
     let parts = Parts {
         service: service.clone(),
         invoke: echo,
         token: TokenHash::of(TOKEN),
         readiness: readiness.clone(),
-        metrics: PrometheusBuilder::new().build_recorder().handle(),
+        metrics: metrics.clone(),
         functions_url: "http://functions.test".into(),
     };
     let config = Config { code_bytes_max: ByteSize(64 << 10), followers_max: 1 };
-    World { control: Control::new(config, parts), service, readiness, _dir: dir }
+    World { control: Control::new(config, parts), service, readiness, metrics, _dir: dir }
 }
 
 impl World {
@@ -335,6 +336,26 @@ async fn wrong_methods_and_queries_are_problems() {
             "{query}"
         );
     }
+}
+
+#[tokio::test]
+async fn metrics_tell_of_deployed_functions_alone() {
+    use ::metrics::{Counter, Key, Label, Level, Metadata, Recorder as _};
+    let world = world().await;
+    world.deploy("a", b"one", &[]).await;
+    let handles: [Counter; 5] = ["a.default", "b.default", "a.shop", "a", "_none"].map(|function| {
+        let key = Key::from_parts("calls_total", vec![Label::new("function", function)]);
+        world.metrics.register_counter(&key, &Metadata::new("test", Level::INFO, None))
+    });
+    handles.iter().for_each(|calls| calls.increment(1));
+    let told = async || {
+        let text = String::from_utf8(world.get("/metrics").await.bytes.to_vec()).unwrap();
+        let calls = text.lines().filter_map(|line| line.strip_prefix("calls_total{function="));
+        calls.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(told().await, ["\"a.default\"} 1", "\"_other\"} 3", "\"_none\"} 1"]);
+    world.call("DELETE", "/v1/namespaces/default/functions/a", &[], Body::Empty).await;
+    assert_eq!(told().await, ["\"_other\"} 3", "\"_none\"} 1"], "although the handle is held");
 }
 
 #[tokio::test]

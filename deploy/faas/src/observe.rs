@@ -2,17 +2,12 @@
 
 use std::io::IsTerminal;
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use faas_metrics::{Config, Metrics};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
 use crate::failure::{Exit, Failure, Outcome};
 use crate::settings::{LogFormat, Server};
-
-/// Bounds of the histograms of times, in seconds: from a warm call to the longest stream.
-const SECONDS: &[f64] = &[
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-];
 
 /// Sends the log to stderr.
 ///
@@ -35,9 +30,9 @@ pub(crate) fn log(server: &Server) -> Outcome {
 }
 
 /// Installs the recorder of metrics and returns what prints them.
-pub(crate) fn metrics() -> Outcome<PrometheusHandle> {
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
-        .and_then(PrometheusBuilder::install_recorder)
-        .map_err(|e| Failure::new(Exit::Refused, format!("metrics cannot be installed: {e}"), "report this"))
+pub(crate) fn metrics(config: &Config) -> Outcome<Metrics> {
+    let metrics = Metrics::new(config);
+    let installed = metrics.install();
+    installed.map_err(|e| Failure::new(Exit::Refused, format!("metrics cannot be installed: {e}"), "report this"))?;
+    Ok(metrics)
 }

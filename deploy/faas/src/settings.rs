@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) wasm: faas_runtime_wasm::Config,
     pub(crate) egress: faas_runtime::egress::Config,
     pub(crate) logs: faas_runtime::logs::LogConfig,
+    pub(crate) metrics: faas_metrics::Config,
     pub(crate) amqp: faas_gateway::amqp::Config,
 }
 

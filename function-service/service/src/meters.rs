@@ -1,8 +1,8 @@
 //! Metrics of one function; the handles are made at its first use and held.
 //!
-//! Labels: `function` and `outcome`, a closed set. A series cannot be taken back:
-//! the metrics of a removed function stay until the process ends, so there are
-//! as many as there were names deployed and called in it.
+//! Labels: `function` and `outcome`, a closed set. The series go with their handles,
+//! which a function holds for as long as it is deployed; how many functions are
+//! told by name is the recorder's to bound.
 //! Gauges are moved by differences, so that the aliases of a function add up.
 
 use std::fmt;

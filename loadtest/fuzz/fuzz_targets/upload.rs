@@ -23,7 +23,6 @@ use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use libfuzzer_sys::{Corpus, fuzz_target};
-use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -124,7 +123,7 @@ impl World {
                 invoke: Arc::new(|_, _, _| Box::pin(std::future::ready(http::Response::new(Body::Empty)))),
                 token: TokenHash::of(TOKEN),
                 readiness: Readiness::default(),
-                metrics: PrometheusBuilder::new().build_recorder().handle(),
+                metrics: faas_metrics::Metrics::new(&faas_metrics::Config::default()),
                 functions_url: "http://functions.test".into(),
             };
             Control::new(Config { code_bytes_max: ByteSize(CODE_BYTES_MAX), followers_max: 1 }, parts)

@@ -3,10 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
+use faas_model::{FunctionName, Name, Reason};
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{Answer, Shared};
+use crate::failure::Failure;
 use crate::{OPENAPI, Phase};
 
 /// Says that the process answers.
@@ -22,9 +24,19 @@ pub(crate) async fn readyz(State(state): Shared) -> (StatusCode, String) {
 }
 
 /// Prints the metrics in the Prometheus text format 0.0.4.
-pub(crate) async fn metrics(State(state): Shared) -> impl IntoResponse {
-    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (kind, state.parts.metrics.render())
+pub(crate) async fn metrics(State(state): Shared) -> Answer<impl IntoResponse> {
+    let (metrics, catalogue) = (state.parts.metrics.clone(), state.parts.service.catalogue().borrow().clone());
+    let deployed = move |label: &str| function(label).is_some_and(|name| catalogue.function(&name).is_some());
+    // Megabytes of text for a thousand functions.
+    let text = tokio::task::spawn_blocking(move || metrics.text(deployed)).await;
+    let text = text.map_err(|e| Failure::new(Reason::Internal, format!("metrics could not be told: {e}")))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text))
+}
+
+/// Returns the function that a label names: `NAME.NAMESPACE`.
+fn function(label: &str) -> Option<FunctionName> {
+    let (name, namespace) = label.split_once('.')?;
+    Some(FunctionName::new(Name::new(namespace).ok()?, Name::new(name).ok()?))
 }
 
 /// Returns the OpenAPI document.

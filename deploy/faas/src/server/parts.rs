@@ -2,7 +2,6 @@
 //! in the order of the traffic.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use faas_baas::{Auth, Door};
 use faas_control::{Control, Phase, Readiness};
@@ -22,7 +21,6 @@ use faas_store::{Store, WallClock};
 use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,9 +30,6 @@ use super::store::Opened;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::observe;
 use crate::settings::Settings;
-
-/// How often histograms are folded, whether or not somebody scrapes them.
-const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// A running platform.
 pub(crate) struct Parts {
@@ -53,7 +48,7 @@ pub(crate) struct Parts {
 impl Parts {
     /// Opens the parts and lets traffic in.
     pub(crate) async fn open(settings: Settings, data: &DataFolder, listeners: Listeners) -> Outcome<Self> {
-        let metrics = observe::metrics()?;
+        let metrics = observe::metrics(&settings.metrics)?;
         let token = faas_control::token::load_or_create(&data.file("token"))
             .map_err(|e| cannot("the token", &e, "the token file is `token` in the data folder"))?;
         let store = Opened::open(&settings, data).await?;
@@ -70,7 +65,7 @@ impl Parts {
                 invoke: invoke(handler.clone()),
                 token: token.clone(),
                 readiness: readiness.clone(),
-                metrics: metrics.clone(),
+                metrics,
                 functions_url: format!("http://{}", listeners.functions.address),
             },
         );
@@ -89,7 +84,6 @@ impl Parts {
         traffic.spawn(serve(listeners.functions, Component::Gateway, handler, &stop_traffic));
         operators.spawn(serve(listeners.control, Component::Control, control, &stop_operators));
         operators.spawn(serve(listeners.baas, Component::Baas, door, &stop_operators));
-        operators.spawn(fold(metrics, stop_operators.clone()));
         Ok(Self { readiness, service, consumers, store, stop_traffic, stop_operators, traffic, operators })
     }
 
@@ -152,13 +146,6 @@ fn invoke(handler: Handler) -> faas_control::Invoke {
 
 fn too_long() -> Response<Body> {
     faas_model::Problem::new(Component::Control, faas_model::Reason::UriTooLong, "the path is too long").into_response()
-}
-
-async fn fold(metrics: PrometheusHandle, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(METRICS_UPKEEP);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        metrics.run_upkeep();
-    }
 }
 
 fn cannot(what: &str, error: &dyn std::fmt::Display, hint: &str) -> Failure {
