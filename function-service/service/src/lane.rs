@@ -2,12 +2,15 @@
 //! it counts, and the calls that wait.
 //!
 //! A call takes its place under one short lock, on its own task, and then
-//! polls the guest itself. Starting, stopping and the passing of time belong to
-//! one task per lane, which lives only while there is something to tend.
+//! polls the guest itself; so it does with a start that it causes, which goes on
+//! without it if it leaves. Other starts, stopping and the passing of time belong
+//! to one task per lane, which lives only while there is something to tend.
 
 mod tend;
+mod wait;
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -22,6 +25,8 @@ use crate::pool::{Action, Farewell, Fate, Input, InstanceId, Pool, Refusal, Tick
 use crate::target::{Shared, Target};
 use crate::tasks::Tasks;
 use crate::tended::Tended;
+
+use wait::Wait;
 
 /// One alias of a function and its instances.
 #[derive(Debug)]
@@ -136,12 +141,11 @@ impl Lane {
     /// Dropping the future gives up the wait, or the place.
     pub(crate) async fn place(self: &Arc<Self>) -> Result<Place, Refused> {
         let came = self.now();
-        let (ticket, verdict) = match self.arrive() {
+        let mut wait = match self.arrive() {
             Arrival::Settled(verdict) => return self.settled(verdict, |_| false),
-            Arrival::Waits(ticket, verdict) => (ticket, verdict),
+            Arrival::Waits(wait) => wait,
         };
-        let mut wait = Wait { lane: self, ticket, verdict };
-        let verdict = (&mut wait.verdict).await;
+        let verdict = poll_fn(|cx| wait.poll(cx)).await;
         // The sender is dropped unused only when the service itself is gone.
         let gone = || Verdict::Refused(Refused::By(Refusal::Ended(Farewell::Stopping)));
         self.settled(verdict.unwrap_or_else(|_| gone()), |running| running.since >= came)
@@ -250,7 +254,7 @@ impl Lane {
         }
     }
 
-    fn arrive(self: &Arc<Self>) -> Arrival {
+    fn arrive(self: &Arc<Self>) -> Arrival<'_> {
         let mut state = self.lock();
         let ticket = Ticket(state.ticket_next);
         state.ticket_next += 1;
@@ -266,8 +270,11 @@ impl Lane {
                 let (sender, receiver) = oneshot::channel();
                 state.waiting.insert(ticket, sender);
                 self.meters().waiting.increment(1.0);
-                self.look_after(&mut state);
-                Arrival::Waits(ticket, receiver)
+                let start = state.commands.pop_if(|command| command.is_start());
+                if start.is_none() {
+                    self.look_after(&mut state);
+                }
+                Arrival::Waits(Wait::new(self, ticket, receiver, start))
             }
         }
     }
@@ -368,7 +375,7 @@ impl Lane {
             self.poke.notify_one();
         } else if let Some(tasks) = self.tasks.upgrade() {
             state.tended = true;
-            tasks.spawn(tend::tend(self.clone()));
+            tasks.spawn(tend::tend(Tended::enter(self)));
         }
     }
 
@@ -381,24 +388,15 @@ impl Command {
     fn is_stop(&self) -> bool {
         matches!(self, Self::Stop(_))
     }
-}
 
-enum Arrival {
-    Settled(Verdict),
-    Waits(Ticket, oneshot::Receiver<Verdict>),
-}
-
-/// A call that waits. Dropping it leaves the queue, or gives the place back.
-struct Wait<'l> {
-    lane: &'l Arc<Lane>,
-    ticket: Ticket,
-    verdict: oneshot::Receiver<Verdict>,
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        self.lane.abandoned(self.ticket, &mut self.verdict);
+    fn is_start(&self) -> bool {
+        matches!(self, Self::Start(..))
     }
+}
+
+enum Arrival<'l> {
+    Settled(Verdict),
+    Waits(Wait<'l>),
 }
 
 impl Drop for Place {

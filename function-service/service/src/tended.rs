@@ -38,6 +38,13 @@ pub(crate) struct Entered {
     id: u64,
 }
 
+impl Entered {
+    /// Returns the lane.
+    pub(crate) fn lane(&self) -> Arc<Lane> {
+        self.lane.clone()
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         self.lane.tended().lock().remove(&self.id);
@@ -45,7 +52,7 @@ impl Drop for Entered {
 }
 
 impl Tended {
-    /// Enters a lane whose task begins.
+    /// Enters a lane whose task is about to begin.
     pub(crate) fn enter(lane: &Arc<Lane>) -> Entered {
         let tended = lane.tended();
         let id = tended.next.fetch_add(1, Ordering::Relaxed);

@@ -9,6 +9,7 @@ mod life;
 mod reuse;
 mod simple;
 mod slow;
+mod starts;
 mod suite;
 
 use std::path::{Path, PathBuf};

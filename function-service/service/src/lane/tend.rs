@@ -12,19 +12,21 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{Command, Lane, Running, State};
 use crate::pool::{Input, InstanceId, Time};
 use crate::target::{NotStarted, Target};
-use crate::tended::Tended;
+use crate::tended::Entered;
 
-type Start = (InstanceId, Arc<Target>, Result<Started, NotStarted>);
+/// A start that ended.
+pub(super) type Start = (InstanceId, Arc<Target>, Result<Started, NotStarted>);
 
 /// Tends a lane until it is at rest.
-pub(super) async fn tend(lane: Arc<Lane>) {
-    let _entered = Tended::enter(&lane);
+pub(super) async fn tend(entered: Entered) {
+    let lane = entered.lane();
     let (mut starts, mut stops) = (JoinSet::new(), JoinSet::new());
     while let Some(wake) = lane.tick(&mut starts, &mut stops) {
         tokio::select! {
             biased;
             () = lane.poke.notified() => {}
-            Some(start) = starts.join_next() => lane.start_ended(start),
+            // A start never panics and is aborted only together with this task.
+            Some(Ok(start)) = starts.join_next() => lane.start_ended(&mut lane.lock(), start),
             Some(_) = stops.join_next() => {}
             () = until(lane.shared.epoch, wake) => {}
         }
@@ -56,23 +58,27 @@ impl Lane {
         Some(state.wake_at)
     }
 
-    fn start_ended(&self, ended: Result<Start, tokio::task::JoinError>) {
-        // A start never panics and is aborted only together with this task.
-        let Ok((id, target, started)) = ended else { return };
+    /// Takes in a start that a call carried out.
+    pub(super) fn own_start_ended(self: &Arc<Self>, start: Start) {
         let mut state = self.lock();
+        self.start_ended(&mut state, start);
+        self.look_after(&mut state);
+    }
+
+    fn start_ended(&self, state: &mut State, (id, target, started): Start) {
         match started {
-            Ok(started) => self.started(&mut state, id, target, started),
+            Ok(started) => self.started(state, id, target, started),
             Err(NotStarted::PutOff(cause)) => {
                 tracing::info!(function = %self.function, reason = %cause.reason, detail = cause.detail, "start put off");
                 state.last_failure = Some(cause);
-                self.step(&mut state, Input::StartPutOff(id), None);
+                self.step(state, Input::StartPutOff(id), None);
             }
             Err(NotStarted::Failed(failure)) => {
                 tracing::warn!(function = %self.function, reason = %failure.reason, detail = failure.detail, "start failed");
                 self.meters().start_failures.increment(1);
                 state.start_failures += 1;
                 state.last_failure = Some(failure);
-                self.step(&mut state, Input::StartFailed(id), None);
+                self.step(state, Input::StartFailed(id), None);
             }
         }
     }
@@ -89,7 +95,8 @@ impl Lane {
     }
 }
 
-async fn start(lane: Arc<Lane>, id: InstanceId, target: Arc<Target>) -> Start {
+/// Starts an instance; never panics.
+pub(super) async fn start(lane: Arc<Lane>, id: InstanceId, target: Arc<Target>) -> Start {
     let begin = Instant::now();
     let started = AssertUnwindSafe(target.start(&lane.shared)).catch_unwind().await;
     let panicked = |_| {
