@@ -8,7 +8,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 SAMPLES := hello orders thumbnail
 
-.PHONY: help demo test check fmt lint samples guests golden bench load sim fuzz faults hostile setup setup-test clean
+.PHONY: help demo test check fmt lint samples guests golden bench load sim mutants fuzz faults hostile setup setup-test clean
 
 help: ## Shows this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -46,7 +46,10 @@ load: setup samples ## Runs every kept load scenario once and prints what came o
 	@for scenario in loadtest/scenarios/*.toml; do target/release/faas-load run $$scenario || exit 1; done
 
 sim: setup ## Simulates 10,000 seeds: the long form of what `make test` does with 200
-	FAAS_SIM_SEEDS=10000 $(CARGO) test --release --locked -p faas-loadtest --test sim
+	FAAS_SIM_SEEDS=10000 $(CARGO) test --release --locked --workspace --test sim
+
+mutants: ## Changes the pool in every way that cargo-mutants knows; none may survive
+	@deploy/mutants.sh
 
 fuzz: setup ## Fuzzes every parser of what strangers send, 60 s each
 	@deploy/fuzz.sh 60
