@@ -30,11 +30,14 @@ pub(crate) struct Family {
 /// A place in the list of families.
 type FamilyId = usize;
 
+/// What the series of one family hold, by function.
+type Series = Vec<(Option<Arc<str>>, Value)>;
+
 /// Everything that is told at one look.
 pub(crate) struct Told {
     pub(crate) helps: HashMap<String, String>,
     /// By name, then by labels.
-    pub(crate) series: Vec<(Arc<Family>, Vec<(Option<Arc<str>>, Value)>)>,
+    pub(crate) series: Vec<(Arc<Family>, Series)>,
 }
 
 pub(crate) struct Registry {
@@ -211,7 +214,7 @@ impl Registry {
     }
 
     fn tell(&self, levels: BTreeMap<FamilyId, Value>) -> Told {
-        let mut series: Vec<Vec<(Option<Arc<str>>, Value)>> = vec![Vec::new(); self.families.len()];
+        let mut series: Vec<Series> = vec![Vec::new(); self.families.len()];
         let mut put = |family: &FamilyId, function: Option<&Arc<str>>, value| {
             if let Some(of) = series.get_mut(*family) {
                 of.push((function.cloned(), value));
