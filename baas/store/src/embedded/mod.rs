@@ -146,6 +146,15 @@ impl Embedded {
         Ok(Self { engine, queue, budget, budget_max, clock, metrics, repair_asked, thread: Mutex::new(Some(thread)) })
     }
 
+    /// Gives the memory of the page cache back: for who has read everything once and will not again soon. The file is
+    /// closed and opened again; reads wait meanwhile.
+    pub async fn forget_pages(&self) {
+        let (done, forgotten) = oneshot::channel();
+        if self.queue.send(Op::Forget(done)).is_ok() {
+            forgotten.await.ok();
+        }
+    }
+
     /// Writes what is queued, closes the file and joins the writer. Everything after it is refused.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();

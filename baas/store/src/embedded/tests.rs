@@ -88,6 +88,37 @@ async fn what_was_acknowledged_is_there_after_reopening() {
     store.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn forgetting_pages_loses_nothing_and_disturbs_nobody() {
+    let place = place();
+    let store = Arc::new(Embedded::open(&place.path, Config::default()).unwrap());
+    let first = store.write(put("p", "1"), by()).await.unwrap().version;
+    let id = put("q", "1");
+    let (again, sent) = (id.clone(), store.write(id, by()).await.unwrap());
+    let others = (0..4).map(|n| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for round in 0..50 {
+                let name = format!("{n}-{round}");
+                store.write(put(&name, "x"), by()).await.unwrap();
+                assert_eq!(value(&store, &name).await, Some("x".into()));
+            }
+        })
+    });
+    let others: Vec<_> = others.collect();
+    for _ in 0..10 {
+        store.forget_pages().await;
+        assert_eq!(value(&store, "p").await, Some("1".into()));
+    }
+    for other in others {
+        other.await.unwrap();
+    }
+    assert_eq!(store.write(again, by()).await.unwrap(), sent, "what became of a write is still known");
+    assert!(store.write(put("p", "2"), by()).await.unwrap().version.0 > first.0, "sequence numbers go on");
+    store.close().await;
+    store.forget_pages().await;
+}
+
 #[tokio::test]
 async fn a_second_opener_is_told_who_has_the_file() {
     let place = place();

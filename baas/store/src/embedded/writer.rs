@@ -37,6 +37,8 @@ pub(super) enum Op {
     Repair {
         openings: u64,
     },
+    /// The pages in memory are not needed any more.
+    Forget(oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
 }
 
@@ -165,6 +167,16 @@ impl Writer {
                     self.broken = true;
                     self.repair().ok();
                 }
+            }
+            Some(Op::Forget(done)) => {
+                if !self.broken
+                    && let Err(error) = self.engine.reopen()
+                {
+                    // The next read or write finds it closed, and has it repaired.
+                    tracing::warn!(%error, "the store could not be opened again");
+                    self.broken = true;
+                }
+                done.send(()).ok();
             }
             Some(Op::Close(done)) => return Next::Close(done),
             Some(Op::Write(_)) | None => {}

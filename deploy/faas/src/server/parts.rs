@@ -54,6 +54,7 @@ impl Parts {
         let store = Opened::open(&settings, data).await?;
         let buckets = Buckets::new(store.store.clone());
         let service = open_service(&settings, data, store.store.clone(), buckets.clone()).await?;
+        store.forget_pages().await;
         let (stop_traffic, stop_operators) = (CancellationToken::new(), CancellationToken::new());
         let dispatch: Arc<dyn faas_invoke::Dispatch> = Arc::new(service.clone());
         let handler = gateway::handler(settings.gateway.clone(), dispatch.clone(), service.catalogue());

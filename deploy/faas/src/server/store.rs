@@ -34,6 +34,13 @@ impl Opened {
         }
     }
 
+    /// Gives back what a start read into memory: most functions are not called soon.
+    pub(super) async fn forget_pages(&self) {
+        if let Some(embedded) = &self.embedded {
+            embedded.forget_pages().await;
+        }
+    }
+
     /// Ends what runs in this process for it.
     pub(super) async fn close(self) {
         if let Some(embedded) = self.embedded {
