@@ -17,12 +17,16 @@ fresh() {
     [ -e target/guest.wasm ] && [ -z "$(find "${sources[@]}" "$@" -newer target/guest.wasm -print -quit)" ]
 }
 
+# Prints the folder of a crate that a manifest needs.
+crate() {
+    cargo metadata --locked --format-version 1 --manifest-path "$1/Cargo.toml" | python3 -c 'import json, os, sys
+print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == sys.argv[1]))' "$2"
+}
+
 # The interfaces of WASI lie in the crate of their Rust bindings.
 interfaces() {
     local version=$1 folder=target/wit crate
-    crate=$(cargo metadata --locked --format-version 1 --manifest-path ../../../runtimes/wasm/guests/Cargo.toml |
-        python3 -c 'import json, os, sys
-print(next(os.path.dirname(p["manifest_path"]) for p in json.load(sys.stdin)["packages"] if p["name"] == "wasip2"))')
+    crate=$(crate ../../../runtimes/wasm/guests wasip2)
     rm -rf "$folder"
     mkdir -p "$folder"
     cp -r "$crate/wit/deps" ../wit/world.wit "$folder"
@@ -63,7 +67,31 @@ build_python() {
     mv target/new.wasm target/guest.wasm
 }
 
-[ $# -gt 0 ] || set -- wstd spin js python
+build_go() {
+    need python3 "install Python 3.11 or later with venv"
+    fresh go handler go.mod requirements.txt tool/src tool/Cargo.toml tool/Cargo.lock && return
+    local tool=target/tool/debug/go-guest-tool source=target/src
+    mkdir -p target
+    [ -x target/venv/bin/go ] || {
+        python3 -m venv target/venv
+        target/venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+    }
+    cargo build --quiet --locked --manifest-path tool/Cargo.toml --target-dir target/tool
+    interfaces 0.2.12
+    rm -rf "$source" target/pkg
+    cp -r "$(crate tool wit-bindgen-go)/src/pkg" target/pkg
+    chmod -R u+w target/pkg
+    "$tool" bind target/wit "$source"
+    cp -r handler "$source/export_wasi_http_incoming_handler"
+    cp go.mod "$source"
+    # The runtime package of the bindings names a function inside Go's own.
+    GOOS=wasip1 GOARCH=wasm GOTOOLCHAIN=local target/venv/bin/go -C "$source" build -buildmode=c-shared \
+        -ldflags='-checklinkname=0 -s -w' -o ../module.wasm . >&2
+    "$tool" link target/wit target/module.wasm target/new.wasm
+    mv target/new.wasm target/guest.wasm
+}
+
+[ $# -gt 0 ] || set -- wstd spin js python go
 for name in "$@"; do
     say "$name"
     cd "$root/$name"

@@ -1,5 +1,5 @@
 //! Functions made with the tools that authors use: Rust with wstd (WASI 0.2) and the
-//! Spin SDK (WASI 0.3), JavaScript and Python. Each is deployed into the real binary,
+//! Spin SDK (WASI 0.3), JavaScript, Python and Go. Each is deployed into the real binary,
 //! answers, echoes, counts in a bucket and sends requests, where it may.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -38,6 +38,11 @@ async fn javascript_with_componentize_js() {
 #[tokio::test]
 async fn python_with_componentize_py() {
     check("python", "hello from Python\n", &["never", "sequential"]).await;
+}
+
+#[tokio::test]
+async fn stock_go() {
+    check("go", "hello from Go\n", &["never", "sequential"]).await;
 }
 
 /// Serves one page on loopback to whom it may concern.
