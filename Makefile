@@ -31,7 +31,7 @@ lint: ## Runs clippy, warnings are errors
 samples: setup ## Builds the sample functions, and the guest of the load generator
 	@for folder in $(SAMPLES:%=functions/%) loadtest/guests/work; do (cd $$folder && $(CARGO) build --quiet --release --locked --target wasm32-wasip2 --target-dir target) || exit 1; done
 
-guests: setup-test ## Builds the tests' guests in Rust, JavaScript and Python with their authors' tools
+guests: setup-test ## Builds the tests' guests in Rust, JavaScript, Python and Go with their authors' tools
 	@deploy/guests.sh
 
 golden: ## Writes the generated reference pages anew

@@ -49,7 +49,7 @@ if [ "${1:-}" = test ]; then
     deploy/cassandra/node.sh fetch || { say "the jars of Cassandra could not be fetched; the tests need them"; exit 1; }
     # What sets the wall clock of one process.
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || apt_install libfaketime
-    # What the guests in JavaScript and Python are built with.
+    # What the guests in JavaScript, Python and Go are built with.
     command -v npm >/dev/null || apt_install nodejs npm
     python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
 fi

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
+use tokio::process::Command;
 
 use crate::load::{Shot, closed_loop};
 use crate::platform::{Options, Platform};
@@ -32,6 +33,8 @@ use neighbour::{Load, Seen};
 const SECRET: &str = "a-secret-of-the-server";
 /// Kinds that are on trial at once.
 const KINDS_AT_ONCE: usize = 4;
+/// How much the platform's threads for calls that compute yield to others.
+const LANE_NICE: &str = "10";
 
 /// How to run the suite.
 #[derive(Debug, Clone)]
@@ -44,8 +47,10 @@ pub struct Settings {
     pub skip: Vec<String>,
     /// Of the rate that the neighbours reach at most, the share they are loaded with.
     pub share: f64,
-    /// How long the neighbours are measured alone.
+    /// How long the neighbours are measured alone, and beside plain busy processes.
     pub quiet: Duration,
+    /// One kind after the other, with what the neighbours saw beside each.
+    pub apart: bool,
 }
 
 /// What came of one kind.
@@ -63,6 +68,10 @@ pub struct Row {
     pub worst_ms: u64,
     /// Bytes of all functions' log files when its calls had ended.
     pub log_bytes: u64,
+    /// Where kinds come one after the other: what each neighbour saw from its deploy to its removal.
+    pub beside: Vec<Latency>,
+    /// The same: what the process held when it was removed.
+    pub left: Option<Level>,
     /// What is not as promised.
     pub broken: Vec<String>,
 }
@@ -76,12 +85,29 @@ impl Row {
             ends: BTreeMap::new(),
             worst_ms: 0,
             log_bytes: 0,
+            beside: Vec::new(),
+            left: None,
             broken: vec![format!("it could not be tried: {error:#}")],
         }
     }
 }
 
-/// A neighbour, alone and beside the guests.
+/// Waits of a neighbour's calls.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Latency {
+    /// Median.
+    pub p50_ms: f64,
+    /// 99th percentile.
+    pub p99_ms: f64,
+}
+
+impl Latency {
+    fn of(seen: &Seen) -> Self {
+        Self { p50_ms: seen.quantile_ms(0.5), p99_ms: seen.quantile_ms(0.99) }
+    }
+}
+
+/// A neighbour, alone, beside plain busy processes, and beside the guests.
 #[derive(Debug, Clone, Serialize)]
 pub struct Neighbour {
     /// Its name.
@@ -90,15 +116,14 @@ pub struct Neighbour {
     pub rate: f64,
     /// Good calls beside the guests.
     pub calls: u64,
-    /// Median alone.
-    pub quiet_p50_ms: f64,
-    /// 99th percentile alone.
-    pub quiet_p99_ms: f64,
-    /// Median beside the guests.
-    pub loaded_p50_ms: f64,
-    /// 99th percentile beside the guests.
-    pub loaded_p99_ms: f64,
-    /// Failed calls, alone and beside them.
+    /// Alone.
+    pub quiet: Latency,
+    /// Beside one busy loop a core outside the platform, as polite as the platform's own threads
+    /// for guests: what the machine and this client make of it without any guest.
+    pub floor: Latency,
+    /// Beside the guests.
+    pub loaded: Latency,
+    /// Failed calls, in all three.
     pub errors: Vec<String>,
 }
 
@@ -131,7 +156,8 @@ impl Report {
 /// When it could not be run; what the platform did wrong is in the report.
 pub async fn run(folder: &Path, settings: &Settings) -> Result<Report> {
     let trial = crate::samples::trial()?;
-    let env = [("FAAS_WASM_COMPILE_CPU", "10s"), ("SUITE_SECRET", SECRET)];
+    // The store's page cache fills up by design; kept small, it does not hide what guests leave behind.
+    let env = [("FAAS_WASM_COMPILE_CPU", "10s"), ("FAAS_STORE_CACHE_BYTES", "4194304"), ("SUITE_SECRET", SECRET)];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let platform = Platform::start(folder, Options { env, ..Options::default() }).await?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
@@ -146,18 +172,28 @@ pub async fn run(folder: &Path, settings: &Settings) -> Result<Report> {
         loads.push((name, target, reach * settings.share / 2.0));
     }
     let quiet = measure(&yard, &loads, tokio::time::sleep(settings.quiet)).await?.0;
+    let floor = measure(&yard, &loads, busy(settings.quiet)).await?;
+    floor.1.context("no busy processes")?;
     let before = Level::of(yard.platform.ready().pid)?;
-    let (loaded, rows) = measure(&yard, &loads, trials(&yard, settings)).await?;
-    let rows = rows?;
+    let (loaded, rows) = if settings.apart {
+        apart(&yard, &loads, settings).await?
+    } else {
+        let (loaded, rows) = measure(&yard, &loads, trials(&yard, settings)).await?;
+        (loaded, rows?)
+    };
     ensure!(!rows.is_empty(), "no kind is called {:?}", settings.only);
-    let broken = yard.aftermath(&quiet, &loaded).await;
+    let seen = [quiet, floor.0, loaded];
+    let broken = yard.aftermath(&seen).await;
     let (after, back) = Level::settle(yard.platform.ready().pid, &before).await?;
     let mut broken = broken?;
     if !back {
         broken.push(format!("the process did not come back to its level: {before:?} before, {after:?} after"));
     }
-    let neighbours = loads.into_iter().zip(quiet.iter().zip(&loaded));
-    let neighbours = neighbours.map(|((name, _, rate), (quiet, loaded))| compared(name, rate, quiet, loaded)).collect();
+    let [quiet, floor, loaded] = &seen;
+    let neighbours = loads.into_iter().zip(quiet.iter().zip(floor).zip(loaded));
+    let neighbours = neighbours
+        .map(|((name, _, rate), ((quiet, floor), loaded))| compared(name, rate, [quiet, floor, loaded]))
+        .collect();
     Ok(Report { rows, neighbours, level: (before, after), broken })
 }
 
@@ -177,13 +213,49 @@ async fn measure<T>(
     Ok((seen, done))
 }
 
+/// Keeps one core each busy for a while, from outside the platform.
+async fn busy(time: Duration) -> Result<()> {
+    let cores = std::thread::available_parallelism()?.get();
+    let spin =
+        |_| Command::new("nice").args(["-n", LANE_NICE, "sh", "-c", "while :; do :; done"]).kill_on_drop(true).spawn();
+    let spinning = (0..cores).map(spin).collect::<Result<Vec<_>, _>>()?;
+    tokio::time::sleep(time).await;
+    drop(spinning);
+    Ok(())
+}
+
+impl Settings {
+    fn kinds(&self) -> impl Iterator<Item = Kind> {
+        kinds::all().filter(|kind| {
+            (kind.name.contains(&self.only) || kind.row == self.only)
+                && !self.skip.iter().any(|skipped| kind.name.starts_with(skipped.as_str()))
+        })
+    }
+}
+
+/// Puts every kind on trial, one after the other, and tells what the neighbours saw beside each.
+async fn apart(yard: &Yard, loads: &[(&str, String, f64)], settings: &Settings) -> Result<(Vec<Seen>, Vec<Row>)> {
+    let (mut all, mut rows) = (Vec::<Seen>::new(), Vec::new());
+    for kind in settings.kinds() {
+        let (seen, row) = measure(yard, loads, yard.try_out(kind)).await?;
+        let mut row = row.unwrap_or_else(|error| Row::untried(&kind, &error));
+        row.beside = seen.iter().map(Latency::of).collect();
+        row.left = Some(Level::of(yard.platform.ready().pid)?);
+        rows.push(row);
+        if all.is_empty() {
+            all = seen;
+            continue;
+        }
+        for (sum, seen) in all.iter_mut().zip(seen) {
+            sum.add(seen)?;
+        }
+    }
+    Ok((all, rows))
+}
+
 /// Puts every kind on trial, a few at once.
 async fn trials(yard: &Arc<Yard>, settings: &Settings) -> Result<Vec<Row>> {
-    let wanted = |kind: &Kind| {
-        (kind.name.contains(&settings.only) || kind.row == settings.only)
-            && !settings.skip.iter().any(|skipped| kind.name.starts_with(skipped.as_str()))
-    };
-    let kinds: Vec<_> = kinds::all().filter(wanted).enumerate().collect();
+    let kinds: Vec<_> = settings.kinds().enumerate().collect();
     let next = Arc::new(Mutex::new(kinds.into_iter()));
     let workers: Vec<_> = (0..KINDS_AT_ONCE)
         .map(|_| {
@@ -208,15 +280,9 @@ async fn trials(yard: &Arc<Yard>, settings: &Settings) -> Result<Vec<Row>> {
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
-fn compared(name: &str, rate: f64, quiet: &Seen, loaded: &Seen) -> Neighbour {
-    Neighbour {
-        name: name.to_owned(),
-        rate,
-        calls: loaded.latencies_us.len(),
-        quiet_p50_ms: quiet.quantile_ms(0.5),
-        quiet_p99_ms: quiet.quantile_ms(0.99),
-        loaded_p50_ms: loaded.quantile_ms(0.5),
-        loaded_p99_ms: loaded.quantile_ms(0.99),
-        errors: quiet.errors.iter().chain(&loaded.errors).take(20).cloned().collect(),
-    }
+fn compared(name: &str, rate: f64, seen: [&Seen; 3]) -> Neighbour {
+    let errors = seen.iter().flat_map(|seen| &seen.errors).take(20).cloned().collect();
+    let [_, _, beside] = seen;
+    let [quiet, floor, loaded] = seen.map(Latency::of);
+    Neighbour { name: name.to_owned(), rate, calls: beside.latencies_us.len(), quiet, floor, loaded, errors }
 }

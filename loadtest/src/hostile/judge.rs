@@ -81,6 +81,8 @@ impl Yard {
             ends: BTreeMap::new(),
             worst_ms: 0,
             log_bytes: 0,
+            beside: Vec::new(),
+            left: None,
             broken: Vec::new(),
         };
         row.broken.extend(self.canaries.found_in(&(deployed.stdout + &deployed.stderr), false));
@@ -181,7 +183,7 @@ impl Yard {
     }
 
     /// What has to hold once all is over.
-    pub(super) async fn aftermath(&self, quiet: &[Seen], loaded: &[Seen]) -> Result<Vec<String>> {
+    pub(super) async fn aftermath(&self, seen: &[Vec<Seen>]) -> Result<Vec<String>> {
         let mut broken = Vec::new();
         let ready = Client::default().get(&self.platform.control("/readyz")).await?;
         if ready.status != 200 {
@@ -189,7 +191,7 @@ impl Yard {
         }
         let answer = Client::default().get(&self.platform.url("/function/ledger/state/increment?ledger")).await?;
         let counted: u64 = answer.text().parse().with_context(|| format!("the ledger says {}", answer.text()))?;
-        let answered: u64 = quiet.iter().chain(loaded).skip(1).step_by(2).map(|seen| seen.latencies_us.len()).sum();
+        let answered: u64 = seen.iter().filter_map(|seen| seen.get(1)).map(|seen| seen.latencies_us.len()).sum();
         if counted <= answered {
             broken.push(format!("the ledger counts {counted}, but answered {answered} calls before"));
         }

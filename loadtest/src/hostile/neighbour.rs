@@ -27,6 +27,16 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Adds what was measured elsewhere.
+    ///
+    /// # Errors
+    /// Never: all histograms have one range.
+    pub(super) fn add(&mut self, other: Self) -> Result<()> {
+        self.latencies_us.add(&other.latencies_us)?;
+        self.errors.extend(other.errors);
+        Ok(())
+    }
+
     /// Returns a quantile in milliseconds.
     pub(super) fn quantile_ms(&self, share: f64) -> f64 {
         self.latencies_us.value_at_quantile(share) as f64 / 1000.0
@@ -63,9 +73,7 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = empty()?;
         for lane in self.lanes {
-            let seen = lane.await.context("a lane panicked")??;
-            all.latencies_us.add(&seen.latencies_us)?;
-            all.errors.extend(seen.errors);
+            all.add(lane.await.context("a lane panicked")??)?;
         }
         if all.latencies_us.is_empty() {
             bail!("the neighbour gave no good answer: {:?}", all.errors.first());

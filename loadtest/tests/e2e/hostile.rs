@@ -15,6 +15,7 @@ async fn hostile_guests_end_as_promised_and_their_neighbours_notice_nothing() {
         skip: skip.map(str::to_owned).to_vec(),
         share: 0.1,
         quiet: Duration::from_secs(2),
+        apart: false,
     };
     let report = run(folder.path(), &settings).await.unwrap();
     assert!(report.rows.len() >= 90, "{} kinds", report.rows.len());

@@ -27,7 +27,7 @@ use wasmtime_wasi_http::p3::bindings::Service;
 use crate::contract::{Exports, Pre};
 use crate::crew::Presence;
 use crate::failure::{self, Ended, Signs};
-use crate::lane::{Lane, Task};
+use crate::lane::{Ramp, Task};
 use crate::meter::Meter;
 use crate::outgoing::Outgoing;
 use crate::state::{HOSTCALL_BYTES_MAX, State};
@@ -265,16 +265,23 @@ pub(crate) enum Guest {
 }
 
 impl Guest {
-    /// Polls the guest; one that computes for long moves to the lane.
-    pub(crate) fn poll(&mut self, meter: &Arc<Meter>, lane: &Lane, cx: &mut Context<'_>) -> Poll<Ended> {
+    /// Polls the guest; one that computes for long moves to the lane, as does one whose like did.
+    pub(crate) fn poll(&mut self, meter: &Arc<Meter>, ramp: &Arc<Ramp>, cx: &mut Context<'_>) -> Poll<Ended> {
         if let Self::Here(call) = self {
-            meter.begin();
-            let polled = call.as_mut().poll(cx);
-            if polled.is_ready() || !meter.is_hot() {
-                return polled;
+            if !ramp.is_wary() {
+                meter.begin();
+                let polled = call.as_mut().poll(cx);
+                meter.end();
+                if !meter.is_hot() {
+                    return polled;
+                }
+                ramp.beware();
+                if polled.is_ready() {
+                    return polled;
+                }
             }
             let call = std::mem::replace(call, Box::pin(std::future::pending()));
-            *self = Self::There(lane.take(call, Arc::clone(meter)));
+            *self = Self::There(ramp.take(call, Arc::clone(meter)));
         }
         match self {
             Self::There(task) => Pin::new(task).poll(cx),
@@ -300,7 +307,7 @@ impl Guest {
     }
 
     /// Puts the guest on a task of its own.
-    pub(crate) fn into_task(self, meter: Arc<Meter>, lane: Arc<Lane>) -> Task {
+    pub(crate) fn into_task(self, meter: Arc<Meter>, ramp: Arc<Ramp>) -> Task {
         match self {
             Self::There(task) => task,
             // It is on one already, which is not this call's.
@@ -310,7 +317,7 @@ impl Guest {
             })),
             Self::Here(call) => {
                 let mut guest = Self::Here(call);
-                Task(tokio::spawn(poll_fn(move |cx| guest.poll(&meter, &lane, cx))))
+                Task(tokio::spawn(poll_fn(move |cx| guest.poll(&meter, &ramp, cx))))
             }
         }
     }

@@ -155,13 +155,13 @@ impl Driver {
         };
         let work: BoxFuture<'static, Ended> = Box::pin(work);
         let (go, gate) = oneshot::channel();
-        let (lane, by) = (Arc::clone(&revision.engines.lane), Arc::clone(&meter));
+        let (ramp, by) = (Arc::clone(&revision.ramp), Arc::clone(&meter));
         let mut guest = Guest::Here(work);
         let task = tokio::spawn(async move {
             // Not before the instance can cut it.
             let Ok(entered) = gate.await else { return };
             // What went wrong was told to the callers and the log.
-            let _ended = poll_fn(|cx| guest.poll(&by, &lane, cx)).await;
+            let _ended = poll_fn(|cx| guest.poll(&by, &ramp, cx)).await;
             drop(entered);
         });
         let entered = calls.enter(Cut::Task(task.abort_handle())).ok_or_else(failure::cut)?;

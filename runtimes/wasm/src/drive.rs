@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::call::{Failed, Guest, Head};
 use crate::failure::{self, Ended};
 use crate::instance::Calls;
-use crate::lane::Lane;
+use crate::lane::Ramp;
 use crate::meter::Meter;
 use crate::outgoing::{BrokenOff, Outgoing};
 use crate::reply::{self, Reply};
@@ -25,7 +25,7 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 pub(crate) struct Drive {
     pub guest: Guest,
     pub meter: Arc<Meter>,
-    pub lane: Arc<Lane>,
+    pub ramp: Arc<Ramp>,
     pub head: Option<oneshot::Receiver<Head>>,
     pub failed: Failed,
     pub calls: Arc<Calls>,
@@ -49,7 +49,7 @@ impl Drive {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<Body>, RuntimeError>> {
         loop {
             if self.ended.is_none()
-                && let Poll::Ready(ended) = self.guest.poll(&self.meter, &self.lane, cx)
+                && let Poll::Ready(ended) = self.guest.poll(&self.meter, &self.ramp, cx)
             {
                 self.ended = Some(ended);
             }
@@ -130,7 +130,7 @@ impl Drive {
                 Reply::beside(start, rest, reply::length(&head), presence, Arc::clone(&self.failed), &self.calls);
             return Ok(http::Response::from_parts(head, Body::stream(reply)));
         }
-        let task = ended.is_none().then(|| guest.into_task(Arc::clone(&self.meter), Arc::clone(&self.lane)));
+        let task = ended.is_none().then(|| guest.into_task(Arc::clone(&self.meter), Arc::clone(&self.ramp)));
         if whole {
             if let Some(task) = task {
                 reply::go_on(task, &self.calls, self.after);

@@ -17,10 +17,9 @@ pub(crate) const TICK: Duration = Duration::from_millis(10);
 const STACK_BYTES: usize = 512 << 10;
 /// Stack of a guest and of the host calls on top of it.
 const FIBER_BYTES: usize = 2 << 20;
-/// Bytes of a slot's memory that are cleared rather than given back, where the kernel tells which were touched.
-const KEEP_RESIDENT: usize = 1 << 20;
-/// The same where it does not tell, so that all of them are cleared each time.
-const KEEP_RESIDENT_BLIND: usize = 128 << 10;
+/// Bytes of a slot's memory that are cleared rather than given back. A slot that was ever used keeps
+/// so many, and every call that was ever at once had one: this bounds what an idle pool holds.
+const KEEP_RESIDENT: usize = 128 << 10;
 /// Elements of one table.
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Core instances of one component; a component made by other tools than Rust's has dozens.
@@ -71,8 +70,7 @@ pub(crate) fn running(contract: Contract, config: &Config) -> wasmtime::Result<E
         .max_core_instance_size(10 << 20)
         .table_elements(TABLE_ELEMENTS_MAX)
         .pagemap_scan(Enabled::Auto);
-    let keep = if PoolingAllocationConfig::is_pagemap_scan_available() { KEEP_RESIDENT } else { KEEP_RESIDENT_BLIND };
-    pool.linear_memory_keep_resident(keep).table_keep_resident(keep.min(64 << 10));
+    pool.linear_memory_keep_resident(KEEP_RESIDENT).table_keep_resident(KEEP_RESIDENT / 2);
     let mut settings = common(contract);
     settings.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&settings)
@@ -127,5 +125,29 @@ impl Clock {
         self.ticks.fetch_add(1, Ordering::Relaxed);
         let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         engines.retain(|weak| weak.upgrade().inspect(Engine::increment_epoch).is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::component::{Component, Linker};
+
+    use super::*;
+
+    #[test]
+    fn an_idle_slot_keeps_at_most_an_eighth_of_a_mebibyte_of_what_its_calls_touched() {
+        let engine = running(Contract::Handler02, &Config { calls_max: 4, ..Config::default() }).unwrap();
+        let touches = "(component (core module $m (memory 64) (func $f
+            (memory.fill (i32.const 0) (i32.const 7) (i32.const 4194304))) (start $f)) (core instance (instantiate $m)))";
+        let component = Component::new(&engine, wat::parse_str(touches).unwrap()).unwrap();
+        for _ in 0..3 {
+            let mut store = wasmtime::Store::new(&engine, ());
+            store.set_epoch_deadline(1);
+            Linker::new(&engine).instantiate(&mut store, &component).unwrap();
+            drop(store);
+            let metrics = engine.pooling_allocator_metrics().unwrap();
+            let kept = metrics.unused_memory_bytes_resident();
+            assert!((1..=128 << 10).contains(&kept), "{kept} bytes");
+        }
     }
 }

@@ -103,7 +103,7 @@ impl WasmInstance {
         Drive {
             guest,
             meter,
-            lane: Arc::clone(&self.revision.engines.lane),
+            ramp: Arc::clone(&self.revision.ramp),
             head: Some(head),
             failed,
             calls: Arc::clone(&self.calls),

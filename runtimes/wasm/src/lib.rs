@@ -12,7 +12,8 @@
 //!   of its answer, ends the call and gives its slot back; a store whose call
 //!   was cut is never entered again, save one that runs several calls at once.
 //! - A call that computes for longer than 10 ms leaves the threads that serve
-//!   others; its memory, CPU time, output and host resources are bounded.
+//!   others, and the next ones of its function begin elsewhere; its memory, CPU
+//!   time, output and host resources are bounded.
 
 mod call;
 mod check;

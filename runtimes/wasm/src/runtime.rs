@@ -24,7 +24,7 @@ use crate::engine::Clock;
 use crate::host::keyvalue::Grants;
 use crate::host::outgoing::Hooks;
 use crate::instance::{Linked, WasmInstance};
-use crate::lane::Lane;
+use crate::lane::{Lane, Ramp};
 use crate::loaded::{Cache, Loaded, load};
 use crate::meter::Meter;
 use crate::share::{Budget, FunctionSlots, Slots, slots_of};
@@ -66,6 +66,7 @@ pub(crate) struct Revision {
     pub env: Arc<[(String, String)]>,
     pub granted: Arc<BTreeSet<Name>>,
     pub ticks_max: u32,
+    pub ramp: Arc<Ramp>,
     outlet: Arc<Outlet>,
     slots: FunctionSlots,
 }
@@ -139,7 +140,8 @@ impl Runtime for WasmRuntime {
         let engines = Arc::clone(&self.engines);
         let slots = engines.slots.of(&unit.function);
         let outlet = Arc::new(engines.egress.outlet(&unit.function, &unit.spec.egress));
-        let revision = Arc::new(Revision { engines, unit, env, granted, ticks_max, outlet, slots });
+        let ramp = Ramp::new(&engines.lane);
+        let revision = Arc::new(Revision { engines, unit, env, granted, ticks_max, ramp, outlet, slots });
         Ok(Arc::new(Ready { revision, linked: Mutex::default() }))
     }
 }
@@ -235,7 +237,7 @@ impl Revision {
             Ok(())
         };
         let mut guest = Guest::Here(Box::pin(trial));
-        poll_fn(|cx| guest.poll(&meter, &self.engines.lane, cx)).await.map_err(start_failed)?;
+        poll_fn(|cx| guest.poll(&meter, &self.ramp, cx)).await.map_err(start_failed)?;
         let live = made.get().and_then(|live| live.lock().ok()?.take());
         live.ok_or_else(|| start_failed(failure::cut()))
     }

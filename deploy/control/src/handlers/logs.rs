@@ -57,10 +57,15 @@ pub(crate) async fn logs(
     // Following starts before the past is read, so that no line falls between.
     let follower = asked.follow.then(|| service.logs().follow(&function));
     let past = service.logs().tail(&function, asked.lines).await;
-    let past = past.map_err(|_| Failure::new(Reason::Internal, "the log cannot be read"))?;
-    let mut text = Vec::new();
-    past.iter().for_each(|line| text.extend_from_slice(&json_line(line)));
-    let mut seen = VecDeque::from(past);
+    let unreadable = || Failure::new(Reason::Internal, "the log cannot be read");
+    let past = past.map_err(|_| unreadable())?;
+    // Ten thousand long lines take tens of milliseconds, which no thread has that serves others.
+    let written = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        past.iter().for_each(|line| text.extend_from_slice(&json_line(line)));
+        (text, VecDeque::from(past))
+    });
+    let (text, mut seen) = written.await.map_err(|_| unreadable())?;
     let past = stream::iter([Ok::<_, Infallible>(Bytes::from(text))]);
     let readiness = state.parts.readiness.clone();
     let coming = stream::unfold((follower, permit), move |(follower, permit)| {
