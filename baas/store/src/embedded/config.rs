@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::OpenError;
 
 /// Smallest page cache, in bytes.
-const CACHE_BYTES_MIN: usize = 1 << 20;
+pub(super) const CACHE_BYTES_MIN: usize = 1 << 20;
 
 /// Settings of the embedded store. Since 0.1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

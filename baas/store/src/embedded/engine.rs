@@ -7,7 +7,7 @@
 
 use std::ops::{Bound, ControlFlow};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -67,10 +67,13 @@ struct Open {
     view: Arc<View>,
 }
 
-/// Returns the opener of a file.
-pub(super) fn file(path: &Path, cache_bytes: usize) -> Opener {
-    let path = path.to_owned();
-    Box::new(move || Builder::new().set_cache_size(cache_bytes).create(&path))
+/// Returns the opener of a file; the first opening may have another page cache than the later ones.
+pub(super) fn file(path: &Path, first_cache_bytes: usize, cache_bytes: usize) -> Opener {
+    let (path, next) = (path.to_owned(), AtomicUsize::new(first_cache_bytes));
+    Box::new(move || {
+        let cache = next.swap(cache_bytes, Ordering::Relaxed);
+        Builder::new().set_cache_size(cache).create(&path)
+    })
 }
 
 impl Engine {

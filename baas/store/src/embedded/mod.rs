@@ -107,9 +107,23 @@ impl Embedded {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(path: &Path, config: Config, clock: WallClock) -> Result<Self, OpenError> {
+        let cache = config.cache_bytes;
+        Self::open_file(path, cache, config, clock)
+    }
+
+    /// Opens with the least page cache, for who reads everything once and little after that:
+    /// [`forget_pages`](Self::forget_pages) opens it again with the whole one.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_read_once(path: &Path, config: Config) -> Result<Self, OpenError> {
+        Self::open_file(path, config::CACHE_BYTES_MIN, config, WallClock::system())
+    }
+
+    fn open_file(path: &Path, first_cache: usize, config: Config, clock: WallClock) -> Result<Self, OpenError> {
         config.check()?;
         let new = !path.try_exists()?;
-        let store = Self::start(engine::file(path, config.cache_bytes), config, clock)?;
+        let store = Self::start(engine::file(path, first_cache, config.cache_bytes), config, clock)?;
         if new {
             sync_folder(path)?;
         }

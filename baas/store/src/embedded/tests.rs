@@ -91,7 +91,7 @@ async fn what_was_acknowledged_is_there_after_reopening() {
 #[tokio::test(flavor = "multi_thread")]
 async fn forgetting_pages_loses_nothing_and_disturbs_nobody() {
     let place = place();
-    let store = Arc::new(Embedded::open(&place.path, Config::default()).unwrap());
+    let store = Arc::new(Embedded::open_to_read_once(&place.path, Config::default()).unwrap());
     let first = store.write(put("p", "1"), by()).await.unwrap().version;
     let id = put("q", "1");
     let (again, sent) = (id.clone(), store.write(id, by()).await.unwrap());

@@ -20,7 +20,7 @@ impl Opened {
     pub(super) async fn open(settings: &Settings, data: &DataFolder) -> Outcome<Self> {
         match settings.store.kind {
             StoreType::Embedded => {
-                let opened = Embedded::open(&data.file("store.redb"), settings.embedded.clone());
+                let opened = Embedded::open_to_read_once(&data.file("store.redb"), settings.embedded.clone());
                 let embedded =
                     opened.map(Arc::new).map_err(|e| cannot(&e, "check the disk and the owner of the data folder"))?;
                 Ok(Self { store: embedded.clone(), embedded: Some(embedded) })
