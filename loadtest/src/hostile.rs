@@ -157,7 +157,7 @@ impl Report {
 pub async fn run(folder: &Path, settings: &Settings) -> Result<Report> {
     let trial = crate::samples::trial()?;
     // The store's page cache fills up by design; kept small, it does not hide what guests leave behind.
-    let env = [("FAAS_WASM_COMPILE_CPU", "10s"), ("FAAS_STORE_CACHE_BYTES", "4194304"), ("SUITE_SECRET", SECRET)];
+    let env = [("FAAS_WASM_COMPILE_CPU", "10s"), ("FAAS_EMBEDDED_CACHE_BYTES", "4194304"), ("SUITE_SECRET", SECRET)];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let platform = Platform::start(folder, Options { env, ..Options::default() }).await?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
