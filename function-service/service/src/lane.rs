@@ -51,6 +51,8 @@ struct State {
     instances: BTreeMap<InstanceId, Arc<Running>>,
     waiting: HashMap<Ticket, oneshot::Sender<Verdict>>,
     commands: Vec<Command>,
+    /// Stops that are decided and have not begun: no call may start another instance before them.
+    stops: usize,
     ticket_next: u64,
     /// Whether the task runs.
     tended: bool,
@@ -111,6 +113,7 @@ impl Lane {
             instances: BTreeMap::new(),
             waiting: HashMap::new(),
             commands: Vec::new(),
+            stops: 0,
             ticket_next: 0,
             tended: false,
             wake_at: None,
@@ -270,7 +273,8 @@ impl Lane {
                 let (sender, receiver) = oneshot::channel();
                 state.waiting.insert(ticket, sender);
                 self.meters().waiting.increment(1.0);
-                let start = state.commands.pop_if(|command| command.is_start());
+                let stops = state.stops;
+                let start = state.commands.pop_if(|command| stops == 0 && command.is_start());
                 if start.is_none() {
                     self.look_after(&mut state);
                 }
@@ -334,6 +338,7 @@ impl Lane {
                     if let Some(running) = state.instances.remove(&id) {
                         self.meters().instances.decrement(1.0);
                         state.commands.push(Command::Stop(running));
+                        state.stops += 1;
                     }
                     continue;
                 }

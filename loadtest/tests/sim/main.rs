@@ -35,11 +35,14 @@ use std::sync::{Arc, Mutex};
 const SEEDS: u64 = 200;
 /// Seeds that once failed, and what it was; each found fault has a test of its own beside its code as well.
 /// A change of what chance is asked for makes other plots of them: they are kept, not relied upon.
-const FAILED_ONCE: [(u64, &str); 4] = [
+const FAILED_ONCE: [(u64, &str); 7] = [
     (5, "code that is refused after its deploy killed messages at once"),
+    (488, "a call started an instance before the one that makes room for it began to stop"),
+    (538, "the same, for a message"),
     (3019, "a removal forgot the code of its revisions in the order of a hash map"),
     (4085, "the same, with two removals at once"),
     (4271, "a drain did not cut the calls of a function that was being removed"),
+    (5077, "as 488, after instances that were idle"),
 ];
 /// Lines of a failing seed's log that are shown.
 const TAIL: usize = 60;

@@ -58,6 +58,11 @@ impl Lane {
         Some(state.wake_at)
     }
 
+    fn stop_begins(&self) {
+        let mut state = self.lock();
+        state.stops = state.stops.saturating_sub(1);
+    }
+
     /// Takes in a start that a call carried out.
     pub(super) fn own_start_ended(self: &Arc<Self>, start: Start) {
         let mut state = self.lock();
@@ -109,6 +114,7 @@ pub(super) async fn start(lane: Arc<Lane>, id: InstanceId, target: Arc<Target>) 
 }
 
 pub(super) async fn stop(lane: Arc<Lane>, running: Arc<Running>) {
+    lane.stop_begins();
     tracing::debug!(function = %lane.function, revision = %running.target.revision.id.0.short(), "instance stops");
     if timeout(lane.shared.config.stop.duration(), running.instance.stop()).await.is_err() {
         tracing::warn!(function = %lane.function, "instance did not stop in time");
