@@ -11,13 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use faas_model::Name;
 use faas_store::cursor::{self, Kind};
-use faas_store::{Page, Partition, Slice, Space, StoreError};
+use faas_store::{Page, Partition, Slice, Space, StoreError, expired};
 use futures_util::future::try_join_all;
 use scylla::value::CqlValue;
 use tokio::time::Instant;
 
 use crate::layout;
-use crate::plan::{Seen, is_alive};
 use crate::session::corrupt;
 use crate::store::Cassandra;
 use crate::writes::{blob, expiry};
@@ -167,8 +166,7 @@ impl Cassandra {
             for row in rows.rows::<(Vec<u8>, Option<i64>)>().map_err(|e| corrupt(&e))? {
                 let (sort, exp) = row.map_err(|e| corrupt(&e))?;
                 let Some(exp) = exp else { continue };
-                let row = Seen { version: faas_store::Version([0; 16]), expires: expiry(exp) };
-                if is_alive(&row, now) {
+                if !expired(expiry(exp), now) {
                     return Ok(true);
                 }
                 any = true;

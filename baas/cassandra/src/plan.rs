@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use faas_store::{Change, ChangedRow, Logged, Require, StoreError, Version, WallTime, Write};
+use faas_store::{Change, ChangedRow, Logged, Require, StoreError, Version, WallTime, Write, expired};
 
 /// A row as it was seen, without its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Plan {
         let mut steps = Vec::with_capacity(write.changes.len());
         for (at, change) in write.changes.iter().enumerate() {
             let stored = seen.get(change.sort());
-            let alive = stored.filter(|row| is_alive(row, now));
+            let alive = stored.filter(|row| !expired(row.expires, now));
             if !holds(change.require(), alive) {
                 return Err(at);
             }
@@ -91,14 +91,9 @@ impl Plan {
             };
             steps.push(step(change, condition));
         }
-        let log = log(write, |sort| seen.get(sort).is_some_and(|row| is_alive(row, now)));
+        let log = log(write, |sort| seen.get(sort).is_some_and(|row| !expired(row.expires, now)));
         Ok(Self { steps, log })
     }
-}
-
-/// Returns whether a row exists at `now`: at its expiry it does not.
-pub(crate) fn is_alive(row: &Seen, now: WallTime) -> bool {
-    row.expires.is_none_or(|at| at > now)
 }
 
 fn holds(require: &Require, row: Option<&Seen>) -> bool {

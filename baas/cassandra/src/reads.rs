@@ -4,13 +4,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use faas_store::cursor::{self, Kind};
-use faas_store::{Key, Page, Partition, Read, Row, Slice, Store, StoreError};
+use faas_store::{Key, Page, Partition, Read, Row, Slice, Store, StoreError, expired};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use scylla::value::CqlValue;
 use tokio::time::Instant;
 
 use crate::layout;
-use crate::plan::{Seen, is_alive};
 use crate::session::corrupt;
 use crate::store::Cassandra;
 use crate::writes::{blob, expiry, version};
@@ -44,12 +43,12 @@ impl Cassandra {
         exp: Option<i64>,
     ) -> Result<Option<Row>, StoreError> {
         let (Some(ver), Some(exp)) = (ver, exp) else { return Ok(None) };
-        let seen = Seen { version: version(&ver)?, expires: expiry(exp) };
-        if !is_alive(&seen, self.clock.now()) {
+        let (version, expires) = (version(&ver)?, expiry(exp));
+        if expired(expires, self.clock.now()) {
             return Ok(None);
         }
         let value = Bytes::from(value.unwrap_or_default());
-        Ok(Some(Row { sort, value, version: seen.version, expires: seen.expires }))
+        Ok(Some(Row { sort, value, version, expires }))
     }
 
     pub(crate) async fn do_get_many(&self, keys: &[Key], by: Instant) -> Result<Vec<Option<Row>>, StoreError> {

@@ -10,7 +10,7 @@ use scylla::client::PoolSize;
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
-use scylla::errors::{DbError, ExecutionError, NewSessionError, PrepareError, RequestAttemptError, WriteType};
+use scylla::errors::{DbError, ExecutionError, NewSessionError, PrepareError, RequestAttemptError};
 use scylla::policies::load_balancing::DefaultPolicy;
 use scylla::policies::retry::FallthroughRetryPolicy;
 use scylla::response::query_result::{QueryResult, QueryRowsResult};
@@ -346,9 +346,6 @@ fn meaning(error: &ExecutionError) -> Meaning {
             RequestAttemptError::DbError(db, message) => match db {
                 // Not enough nodes were there to begin with.
                 DbError::Unavailable { .. } | DbError::Overloaded | DbError::IsBootstrapping => unsent(false),
-                DbError::WriteTimeout { write_type: WriteType::Cas | WriteType::Simple | WriteType::Batch, .. } => {
-                    unknown(true)
-                }
                 DbError::WriteTimeout { .. } | DbError::WriteFailure { .. } | DbError::ServerError => unknown(true),
                 DbError::ReadTimeout { .. } | DbError::ReadFailure { .. } => unknown(true),
                 other => refused(format!("the cluster refused a request: {other}: {message}")),

@@ -57,6 +57,7 @@ impl WallTime {
 }
 
 /// Returns whether a row with this expiry is gone at `now`: at its expiry it is.
-pub(crate) fn expired(expires: Option<WallTime>, now: WallTime) -> bool {
+#[must_use]
+pub fn expired(expires: Option<WallTime>, now: WallTime) -> bool {
     expires.is_some_and(|at| at <= now)
 }

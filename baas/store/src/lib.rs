@@ -21,7 +21,7 @@ pub use bounds::{
     CHANGES_MAX, GET_MANY_BYTES_MAX, KEYS_MAX, PAGE_ROWS_MAX, PARTITION_BYTES_MAX, ROW_VALUE_BYTES_MAX, SORT_BYTES_MAX,
     TRANSACTION_CHANGES_MAX, WRITE_BYTES_MAX,
 };
-pub use clock::WallClock;
+pub use clock::{WallClock, expired};
 pub use embedded::{Config as EmbeddedConfig, Embedded, OpenError};
 pub use error::{Bound, StoreError};
 pub use memory::Memory;

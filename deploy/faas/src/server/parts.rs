@@ -149,6 +149,6 @@ fn too_long() -> Response<Body> {
     faas_model::Problem::new(Component::Control, faas_model::Reason::UriTooLong, "the path is too long").into_response()
 }
 
-fn cannot(what: &str, error: &dyn std::fmt::Display, hint: &str) -> Failure {
+pub(super) fn cannot(what: &str, error: &dyn std::fmt::Display, hint: &str) -> Failure {
     Failure::new(Exit::Unreachable, format!("{what} cannot be opened: {error}"), hint)
 }

@@ -6,6 +6,7 @@ use faas_cassandra::Cassandra;
 use faas_data_folder::DataFolder;
 use faas_store::{Embedded, Store, WallClock};
 
+use super::parts::cannot;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::settings::{Settings, StoreType};
 
@@ -21,14 +22,15 @@ impl Opened {
         match settings.store.kind {
             StoreType::Embedded => {
                 let opened = Embedded::open_to_read_once(&data.file("store.redb"), settings.embedded.clone());
-                let embedded =
-                    opened.map(Arc::new).map_err(|e| cannot(&e, "check the disk and the owner of the data folder"))?;
+                let embedded = opened
+                    .map(Arc::new)
+                    .map_err(|e| cannot("the store", &e, "check the disk and the owner of the data folder"))?;
                 Ok(Self { store: embedded.clone(), embedded: Some(embedded) })
             }
             StoreType::Cassandra => {
                 let opened = Cassandra::open(&settings.cassandra, WallClock::system()).await;
-                let cassandra =
-                    opened.map_err(|e| cannot(&e, "see the keys of [cassandra] in `faas config --reference`"))?;
+                let cassandra = opened
+                    .map_err(|e| cannot("the store", &e, "see the keys of [cassandra] in `faas config --reference`"))?;
                 Ok(Self { store: Arc::new(cassandra), embedded: None })
             }
         }
@@ -56,14 +58,10 @@ pub(crate) async fn migrate(settings: Settings) -> Outcome {
         return Err(Failure::new(Exit::Usage, message, "set store.type = \"cassandra\", and see docs/cassandra.md"));
     }
     let done = faas_cassandra::migrate(&settings.cassandra).await;
-    let done = done.map_err(|e| cannot(&e, "see the keys of [cassandra] in `faas config --reference`"))?;
+    let done = done.map_err(|e| cannot("the store", &e, "see the keys of [cassandra] in `faas config --reference`"))?;
     crate::output::line(&if done.from == done.to {
         format!("keyspace {} has schema {} already", settings.cassandra.keyspace, done.to)
     } else {
         format!("keyspace {} has schema {} now, it had {}", settings.cassandra.keyspace, done.to, done.from)
     })
-}
-
-fn cannot(error: &dyn std::fmt::Display, hint: &str) -> Failure {
-    Failure::new(Exit::Unreachable, format!("the store cannot be opened: {error}"), hint)
 }
