@@ -14,6 +14,7 @@ pub mod conformance;
 pub mod cursor;
 mod embedded;
 mod error;
+mod lease;
 mod memory;
 mod seam;
 
@@ -24,5 +25,6 @@ pub use bounds::{
 pub use clock::{WallClock, expired};
 pub use embedded::{Config as EmbeddedConfig, Embedded, OpenError};
 pub use error::{Bound, StoreError};
+pub use lease::{Lease, Token};
 pub use memory::Memory;
 pub use seam::*;
