@@ -35,7 +35,7 @@ use hyper_util::service::TowerToHyperService;
 use serde::{Deserialize, Serialize};
 
 pub use ready::{Phase, Readiness};
-pub use token::TokenHash;
+pub use token::Tokens;
 
 /// The OpenAPI 3.1 document of the control API.
 pub const OPENAPI: &str = include_str!("../openapi.json");
@@ -78,7 +78,7 @@ pub struct Parts {
     /// Calls functions.
     pub invoke: Invoke,
     /// Who may come in.
-    pub token: TokenHash,
+    pub token: Tokens,
     /// What `/readyz` says.
     pub readiness: Readiness,
     /// What `/metrics` prints.
@@ -97,7 +97,7 @@ impl fmt::Debug for Parts {
 #[derive(Clone)]
 pub struct Control {
     router: TowerToHyperService<axum::Router>,
-    token: TokenHash,
+    token: Tokens,
 }
 
 impl Control {

@@ -58,7 +58,7 @@ async fn world() -> World {
     let parts = Parts {
         service: service.clone(),
         invoke: echo,
-        token: TokenHash::of(TOKEN),
+        token: Tokens::of(TOKEN),
         readiness: readiness.clone(),
         metrics: metrics.clone(),
         functions_url: "http://functions.test".into(),

@@ -8,20 +8,26 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use faas_model::Digest;
 use http::{HeaderMap, header};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
+pub mod share;
+
 /// What every token of the whole server starts with, so that scanners find leaked ones.
 const PREFIX: &str = "faas_root_";
 /// Longest token file, in bytes.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// Checks presented tokens against the hash of the only one there is.
+/// Checks presented tokens against the hash of this server's own, and of those that others share. Clones are one.
 #[derive(Clone)]
-pub struct TokenHash(Digest);
+pub struct Tokens {
+    own: Digest,
+    others: Arc<RwLock<Vec<Digest>>>,
+}
 
 /// Why there is no usable token file.
 #[derive(Debug, thiserror::Error)]
@@ -39,11 +45,11 @@ pub enum TokenError {
     Malformed,
 }
 
-impl TokenHash {
+impl Tokens {
     /// Returns the check for `token`.
     #[must_use]
     pub fn of(token: &str) -> Self {
-        Self(Digest::of(token.as_bytes()))
+        Self { own: Digest::of(token.as_bytes()), others: Arc::default() }
     }
 
     /// Returns whether the headers carry the token as `Authorization: Bearer TOKEN` (RFC 6750 §2.1),
@@ -62,16 +68,28 @@ impl TokenHash {
         scheme.eq_ignore_ascii_case(b"bearer ") && self.is(token)
     }
 
-    /// Returns whether `token` is the token, in a time that does not depend on where it differs.
+    /// Returns whether `token` is one of the tokens, in a time that does not depend on which or on where it differs.
     #[must_use]
     pub fn is(&self, token: &[u8]) -> bool {
-        Digest::of(token).as_bytes().ct_eq(self.0.as_bytes()).into()
+        let (given, others) = (Digest::of(token), self.others.read().unwrap_or_else(PoisonError::into_inner));
+        let same = |one: &Digest| given.as_bytes().ct_eq(one.as_bytes());
+        others.iter().fold(same(&self.own), |found, other| found | same(other)).into()
+    }
+
+    /// Returns the digest of this server's own token.
+    pub(crate) fn own(&self) -> Digest {
+        self.own
+    }
+
+    /// Takes the tokens that are shared, in place of those before.
+    pub(crate) fn take(&self, others: Vec<Digest>) {
+        *self.others.write().unwrap_or_else(PoisonError::into_inner) = others;
     }
 }
 
-impl fmt::Debug for TokenHash {
+impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenHash")
+        f.write_str("Tokens")
     }
 }
 
@@ -81,9 +99,9 @@ impl fmt::Debug for TokenHash {
 ///
 /// # Errors
 /// [`TokenError`] when the file cannot be used.
-pub fn load_or_create(path: &Path) -> Result<TokenHash, TokenError> {
+pub fn load_or_create(path: &Path) -> Result<Tokens, TokenError> {
     match read(path) {
-        Ok(token) => Ok(TokenHash::of(&token)),
+        Ok(token) => Ok(Tokens::of(&token)),
         Err(TokenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => create(path),
         Err(error) => Err(error),
     }
@@ -105,7 +123,7 @@ pub fn read(path: &Path) -> Result<String, TokenError> {
     Ok(token.to_owned())
 }
 
-fn create(path: &Path) -> Result<TokenHash, TokenError> {
+fn create(path: &Path) -> Result<Tokens, TokenError> {
     let failed = |source| TokenError::Io { doing: "written", source };
     let token = fresh();
     let beside = path.with_extension("new");
@@ -113,7 +131,7 @@ fn create(path: &Path) -> Result<TokenHash, TokenError> {
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&beside).map_err(failed)?;
     writeln!(file, "{token}").and_then(|()| file.sync_all()).map_err(failed)?;
     std::fs::rename(&beside, path).map_err(failed)?;
-    Ok(TokenHash::of(&token))
+    Ok(Tokens::of(&token))
 }
 
 /// Returns `faas_root_<id>_<secret>`: 32 bits to name it by, 256 bits nobody guesses.
@@ -169,7 +187,7 @@ mod tests {
 
     #[test]
     fn only_one_bearer_header_with_the_whole_token_passes() {
-        let hash = TokenHash::of("faas_root_1_secret");
+        let hash = Tokens::of("faas_root_1_secret");
         for good in ["Bearer faas_root_1_secret", "bearer faas_root_1_secret", "BEARER   faas_root_1_secret"] {
             assert!(hash.allows(&headers(&[good])), "{good}");
         }

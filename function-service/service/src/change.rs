@@ -1,12 +1,13 @@
 //! Changes of deployed functions without new code: pointing an alias, going
 //! back, removing.
 
-use faas_model::{FunctionName, Name, Reason, RevisionId};
-use faas_repo::{Expect, RepoError, RevisionRef};
-use fail::fail_point;
-use tokio::time::timeout;
+use std::sync::Arc;
 
-use crate::pool::Farewell;
+use faas_model::{Digest, FunctionName, Name, Reason, Revision, RevisionId};
+use faas_repo::{Expect, RevisionRef, Turn};
+use fail::fail_point;
+use tokio::time::Instant;
+
 use crate::registry::Registry;
 use crate::target::Target;
 use crate::{Pointed, ServiceError};
@@ -46,13 +47,27 @@ impl Registry {
         let revision = repo.revision(function, &id).await?;
         // Compiled before anything moves: a rollback must not end in failing starts.
         self.shared.install(revision.spec.runtime, revision.code).await?;
+        let turn = repo.turn(function).await?;
+        let pointed = self.point_in_turn(&turn, alias, revision, expected).await;
+        self.end(turn, pointed.as_ref().err()).await;
+        pointed
+    }
+
+    async fn point_in_turn(
+        &self,
+        turn: &Turn,
+        alias: &Name,
+        revision: Arc<Revision>,
+        expected: Expect,
+    ) -> Result<Pointed, ServiceError> {
+        let (repo, function, id) = (&self.shared.repo, turn.function(), revision.id);
         let _publishing = self.publishing.lock().await;
         if *alias == Name::alias_live() {
-            self.check_routes(function, &revision.spec)?;
+            self.check_routes(function, &revision.spec).await?;
         }
-        let before = self.function(function)?.alias(alias).map(|alias| alias.at.revision);
+        let before = repo.function(function).await?.aliases.get(alias).map(|at| at.revision);
         fail_point!("alias-move");
-        let at = repo.promote(function, alias, &id, None, expected).await?;
+        let at = repo.promote(turn, alias, &id, None, expected).await?;
         fail_point!("alias-moved");
         let target = Target::new(revision, at.settings.clone());
         self.show(function, alias, at.clone(), target).await?;
@@ -63,38 +78,63 @@ impl Registry {
 
     pub(crate) async fn remove(&self, name: &FunctionName) -> Result<(), ServiceError> {
         let _turn = self.changing.lock(name).await;
-        let function = self.function(name)?;
-        self.vanish(name).await;
-        let grace = function.lanes().map(|l| l.target().revision.spec.timeout.grace.duration()).max();
-        for lane in function.lanes() {
-            lane.drain(Farewell::Removed);
+        let _leaving = self.mark_leaving(name);
+        let function = self.function(name);
+        // Another process may have made it, which is not heard of yet.
+        if !self.shared.repo.shared() {
+            function.as_ref().map_err(Clone::clone)?;
         }
-        for lane in function.lanes() {
-            if timeout(grace.unwrap_or_default(), lane.rested()).await.is_err() {
-                lane.cut().await;
-            }
+        self.vanish(name).await;
+        if let Ok(function) = &function {
+            function.leave().await;
         }
         fail_point!("remove-begin");
-        let code = match self.shared.repo.remove(name).await {
+        let code = match self.remove_records(name).await {
             Ok(code) => code,
             // The records are gone, by another hand: so be it.
-            Err(RepoError::NotFound(_)) => Vec::new(),
+            Err(error) if error.reason == Reason::NotFound && function.is_ok() => Vec::new(),
             Err(error) => {
                 let _publishing = self.publishing.lock().await;
-                self.reinstate(&function);
-                self.publish_one(name);
-                return Err(error.into());
+                if let Ok(function) = &function {
+                    self.reinstate(function);
+                    self.publish_one(name);
+                }
+                // What other processes did meanwhile was not shown.
+                self.heard().note(name.clone(), Instant::now());
+                return Err(error);
             }
         };
         fail_point!("remove-recorded");
         for digest in &code {
             self.forget(digest).await;
         }
+        self.remove_logs(name).await;
+        tracing::info!(function = %name, "removed");
+        Ok(())
+    }
+
+    async fn remove_records(&self, name: &FunctionName) -> Result<Vec<Digest>, ServiceError> {
+        let turn = self.shared.repo.turn(name).await?;
+        let removed = self.shared.repo.remove(&turn).await.map_err(ServiceError::from);
+        self.end(turn, removed.as_ref().err()).await;
+        removed
+    }
+
+    /// Ends a turn, unless it is not known what became of its change: others settle that then.
+    pub(crate) async fn end(&self, turn: Turn, failed: Option<&ServiceError>) {
+        let open = |e: &ServiceError| matches!(e.reason, Reason::OutcomeUnknown | Reason::StoreUnavailable);
+        if failed.is_some_and(open) {
+            return;
+        }
+        if let Err(error) = self.shared.repo.done(turn).await {
+            tracing::warn!(%error, "the end of a change could not be told; others see it a little later");
+        }
+    }
+
+    pub(crate) async fn remove_logs(&self, name: &FunctionName) {
         if let Err(error) = self.shared.logs.remove(name).await {
             tracing::warn!(function = %name, kind = ?error.kind(), "logs could not be removed");
         }
-        tracing::info!(function = %name, "removed");
-        Ok(())
     }
 
     /// Takes a function's triggers away.

@@ -15,6 +15,10 @@ pub struct Config {
     pub pause_max: Millis,
     /// How long a stopping instance may take, 1ms to 10m; default 10 s.
     pub stop: Millis,
+    /// Between two looks at what other processes changed, 10ms to 10s; default 250 ms.
+    pub follow: Millis,
+    /// Between two removals of shared code that nobody uses, 1s to 1h; default 10 min.
+    pub tidy: Millis,
 }
 
 impl Default for Config {
@@ -24,6 +28,8 @@ impl Default for Config {
             pause_min: Millis::seconds(1),
             pause_max: Millis::seconds(60),
             stop: Millis::seconds(10),
+            follow: Millis(250),
+            tidy: Millis::seconds(600),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! A deploy: check, upload, compile, probe, publish. Whatever fails leaves
 //! nothing behind, and `live` goes on answering until the last step.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use faas_model::manifest::ManifestError;
-use faas_model::{AliasSettings, Body, CallId, FunctionName, FunctionSpec, Name, Reason, TriggerKind, headers};
-use faas_repo::{Expect, Kept, Published, RepoError};
+use faas_model::{
+    AliasSettings, Body, CallId, Entry, FunctionName, FunctionSpec, Name, Reason, RevisionId, TriggerKind, headers,
+};
+use faas_repo::{Expect, Kept, Published, RepoError, Turn};
 use faas_runtime::{Call, Code, Instance, Prepared, Unit};
 use fail::fail_point;
 use http::{HeaderValue, Request, header};
@@ -44,7 +47,7 @@ impl Registry {
         let plan = Plan { function, spec, settings, expected };
         let _turn = self.changing.lock(&plan.function).await;
         let mut clock = Clock { since: Instant::now(), phases: Vec::new() };
-        self.check(&plan).map_err(|e| e.at(DeployPhase::Check))?;
+        self.check(&plan).await.map_err(|e| e.at(DeployPhase::Check))?;
         clock.end(DeployPhase::Check);
         let kept = async { self.shared.repo.keep(upload.finish().await?).await };
         let kept = kept.await.map_err(|e: RepoError| ServiceError::from(e).at(DeployPhase::Upload))?;
@@ -62,7 +65,7 @@ impl Registry {
         }
     }
 
-    fn check(&self, plan: &Plan) -> Result<(), ServiceError> {
+    async fn check(&self, plan: &Plan) -> Result<(), ServiceError> {
         let bounds = |e: ManifestError| ServiceError::new(Reason::Unprocessable, e.to_string());
         plan.spec.check().map_err(bounds)?;
         plan.settings.check().map_err(bounds)?;
@@ -72,18 +75,21 @@ impl Registry {
             ServiceError::new(Reason::Unprocessable, detail)
         };
         self.shared.runtime(plan.spec.runtime).map_err(unknown)?;
-        self.check_routes(&plan.function, &plan.spec)?;
-        let current = self.function(&plan.function).ok().and_then(|f| Some(f.live()?.at.revision));
+        self.check_routes(&plan.function, &plan.spec).await?;
+        let current = self.live_revision(&plan.function).await?;
         if plan.expected.holds(current) { Ok(()) } else { Err(RepoError::Conflict { current }.into()) }
     }
 
     async fn install_and_publish(&self, plan: &Plan, kept: &Kept, clock: &mut Clock) -> Result<Deployed, DeployError> {
         let id = plan.spec.revision_id(&kept.digest());
-        let before = self.function(&plan.function).ok().and_then(|f| Some(f.live()?.at.revision));
+        let before = self.live_revision(&plan.function).await.map_err(|e| e.at(DeployPhase::Compile))?;
         // The revision that `live` points to compiled and answered once.
         let prepared = if before == Some(id) {
             None
         } else {
+            if let Err(error) = self.shared.repo.foretell(plan.spec.runtime, kept).await {
+                tracing::warn!(%error, "other processes cannot be told of the code; they make it ready later");
+            }
             let unit = self.compile(plan, kept).await.map_err(|e| e.at(DeployPhase::Compile))?;
             clock.end(DeployPhase::Compile);
             fail_point!("probe-begin");
@@ -149,12 +155,25 @@ impl Registry {
         kept: &Kept,
         prepared: Option<Arc<dyn Prepared>>,
     ) -> Result<Published, ServiceError> {
+        let turn = self.shared.repo.turn(&plan.function).await?;
+        let published = self.publish_in_turn(&turn, plan, kept, prepared).await;
+        self.end(turn, published.as_ref().err()).await;
+        published
+    }
+
+    async fn publish_in_turn(
+        &self,
+        turn: &Turn,
+        plan: &Plan,
+        kept: &Kept,
+        prepared: Option<Arc<dyn Prepared>>,
+    ) -> Result<Published, ServiceError> {
         let _publishing = self.publishing.lock().await;
         // Another function may have taken a route since the first check.
-        self.check_routes(&plan.function, &plan.spec)?;
+        self.check_routes(&plan.function, &plan.spec).await?;
         let repo = &self.shared.repo;
         fail_point!("publish-begin");
-        let published = repo.publish(&plan.function, &plan.spec, &plan.settings, kept, plan.expected).await?;
+        let published = repo.publish(turn, &plan.spec, &plan.settings, kept, plan.expected).await?;
         fail_point!("publish-recorded");
         let (revision, at) = (published.revision.clone(), published.alias.clone());
         let target = match prepared {
@@ -163,6 +182,49 @@ impl Registry {
         };
         self.show(&plan.function, &Name::alias_live(), at, target).await?;
         Ok(published)
+    }
+
+    /// Returns the recorded revision of `live`.
+    async fn live_revision(&self, name: &FunctionName) -> Result<Option<RevisionId>, ServiceError> {
+        match self.shared.repo.function(name).await {
+            Ok(record) => Ok(record.aliases.get(&Name::alias_live()).map(|at| at.revision)),
+            Err(RepoError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Refuses a revision whose routes another function holds, as far as is known;
+    /// in a turn that is all there is to know.
+    pub(crate) async fn check_routes(&self, function: &FunctionName, spec: &FunctionSpec) -> Result<(), ServiceError> {
+        let mut catalogue = self.catalogue();
+        for name in self.unheard().await?.iter().filter(|name| *name != function) {
+            catalogue = Arc::new(match self.shared.repo.resolve(name, &Name::alias_live()).await {
+                Ok((at, live)) => catalogue.with(Entry {
+                    function: name.clone(),
+                    live,
+                    settings: at.settings,
+                    aliases: Default::default(),
+                }),
+                Err(RepoError::NotFound(_)) => catalogue.without(name),
+                Err(error) => return Err(error.into()),
+            });
+        }
+        let Some((route, holder)) = catalogue.route_conflict(function, &spec.trigger.http) else { return Ok(()) };
+        Err(ServiceError::new(Reason::Conflict, format!("route {} belongs to function {holder} already", route.route)))
+    }
+
+    /// Returns the functions that other processes changed and that are not shown here yet.
+    async fn unheard(&self) -> Result<BTreeSet<FunctionName>, ServiceError> {
+        if !self.shared.repo.shared() {
+            return Ok(BTreeSet::new());
+        }
+        let upto = self.heard().upto();
+        let news = self.shared.repo.news(upto).await?;
+        if news.lost {
+            let detail = "this process has missed changes of others and reads them now: try again";
+            return Err(ServiceError::new(Reason::StoreUnavailable, detail));
+        }
+        Ok(self.heard().behind().cloned().chain(news.changed).collect())
     }
 }
 

@@ -13,6 +13,7 @@
 //!   `scale.min = 0` nothing is left, no task either.
 //! - One install of a code runs at a time and outlives the start that waits for it.
 //! - `live` moves only after the new revision compiled and answered its probe.
+//! - A change of another process is shown once its code is compiled here, and never after a later one.
 
 mod call;
 mod change;
@@ -21,6 +22,8 @@ mod deploy;
 mod error;
 pub mod failpoints;
 mod flight;
+mod follow;
+mod heard;
 mod install;
 mod lane;
 mod locks;

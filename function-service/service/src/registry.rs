@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use faas_invoke::CatalogueWatch;
 use faas_model::{ALIAS_LIVE, Catalogue, Digest, Entry, FunctionName, Name, Reason, Revision};
 use faas_repo::{AliasRecord, FunctionRecord, RepoError};
 use fail::fail_point;
 use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 
+use crate::heard::Heard;
 use crate::lane::Lane;
 use crate::locks::Locks;
 use crate::pool::Farewell;
@@ -25,12 +27,18 @@ pub(crate) struct Registry {
     pub(crate) tasks: Arc<Tasks>,
     /// Installs that starts wait for.
     pub(crate) installing: Arc<Tasks>,
+    /// Who listens to other processes.
+    pub(crate) following: Tasks,
     functions: DashMap<FunctionName, Arc<Function>>,
     catalogue: watch::Sender<Arc<Catalogue>>,
     /// Held by whoever changes a function.
     pub(crate) changing: Locks<FunctionName>,
     /// Held from the check of routes to the publication of the catalogue.
     pub(crate) publishing: Mutex<()>,
+    /// What was heard of the changes of other processes.
+    pub(crate) heard: std::sync::Mutex<Heard>,
+    /// Functions that are being removed.
+    leaving: DashSet<FunctionName>,
     draining: AtomicBool,
 }
 
@@ -51,16 +59,31 @@ pub(crate) struct Alias {
     lane: Arc<Lane>,
 }
 
+/// Marks a function as being removed.
+pub(crate) struct Leaving<'a> {
+    name: &'a FunctionName,
+    all: &'a DashSet<FunctionName>,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.all.remove(self.name);
+    }
+}
+
 impl Registry {
     pub(crate) fn new(shared: Shared, installing: Arc<Tasks>) -> Self {
         Self {
             shared: Arc::new(shared),
             tasks: Arc::new(Tasks::new()),
             installing,
+            following: Tasks::new(),
             functions: DashMap::new(),
             catalogue: watch::Sender::new(Arc::default()),
             changing: Locks::default(),
             publishing: Mutex::default(),
+            heard: std::sync::Mutex::default(),
+            leaving: DashSet::new(),
             draining: AtomicBool::new(false),
         }
     }
@@ -83,15 +106,19 @@ impl Registry {
         self.functions.get(name)?.alias(alias).map(|alias| alias.lane.clone())
     }
 
-    /// Refuses a revision whose routes another function holds.
-    pub(crate) fn check_routes(
-        &self,
-        function: &FunctionName,
-        spec: &faas_model::FunctionSpec,
-    ) -> Result<(), ServiceError> {
-        let catalogue = self.catalogue();
-        let Some((route, holder)) = catalogue.route_conflict(function, &spec.trigger.http) else { return Ok(()) };
-        Err(ServiceError::new(Reason::Conflict, format!("route {} belongs to function {holder} already", route.route)))
+    /// Returns the names of all functions.
+    pub(crate) fn names(&self) -> Vec<FunctionName> {
+        self.functions.iter().map(|f| f.name.clone()).collect()
+    }
+
+    /// Marks a function as being removed until the mark is dropped.
+    pub(crate) fn mark_leaving<'a>(&'a self, name: &'a FunctionName) -> Leaving<'a> {
+        self.leaving.insert(name.clone());
+        Leaving { name, all: &self.leaving }
+    }
+
+    pub(crate) fn is_leaving(&self, name: &FunctionName) -> bool {
+        self.leaving.contains(name)
     }
 
     /// Brings the lanes of a function to its record. With a `fresh` target for
@@ -276,7 +303,24 @@ impl Function {
         self.aliases.iter().map(|alias| &alias.lane)
     }
 
-    fn record(&self) -> FunctionRecord {
+    pub(crate) fn name(&self) -> &FunctionName {
+        &self.name
+    }
+
+    /// Drains the lanes, and cuts what still runs after the longest grace.
+    pub(crate) async fn leave(&self) {
+        let grace = self.lanes().map(|l| l.target().revision.spec.timeout.grace.duration()).max();
+        for lane in self.lanes() {
+            lane.drain(Farewell::Removed);
+        }
+        for lane in self.lanes() {
+            if timeout(grace.unwrap_or_default(), lane.rested()).await.is_err() {
+                lane.cut().await;
+            }
+        }
+    }
+
+    pub(crate) fn record(&self) -> FunctionRecord {
         let aliases = self.aliases.iter().map(|alias| (alias.name.clone(), alias.at.clone())).collect();
         FunctionRecord { function: self.name.clone(), aliases }
     }

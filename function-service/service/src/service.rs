@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use faas_invoke::{CatalogueWatch, Dispatch, Invocation, InvokeError, Reply};
 use faas_model::{FunctionName, Name, Reason, Revision, RevisionId};
-use faas_repo::{CodeRepo, RevisionRef, Upload};
+use faas_repo::{CodeRepo, News, RevisionRef, Upload};
 use faas_runtime::Runtime;
 use faas_runtime::logs::LogBook;
 use futures_util::future::{BoxFuture, join_all};
@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::call::{self, not_found};
+use crate::follow::follow;
 use crate::install::Installs;
 use crate::locks::Locks;
 use crate::registry::Registry;
@@ -54,6 +55,12 @@ impl FunctionService {
         let tended = Tended::default();
         let shared = Shared { config, repo, runtimes: by_kind, logs, codes, installs, tended, epoch };
         let registry = Registry::new(shared, installing);
+        let sharing = registry.shared.repo.shared();
+        if sharing {
+            // Before the records are read: what changes later is heard of.
+            let news = registry.shared.repo.news(0).await?;
+            drop(registry.heard().hear(News { changed: Default::default(), ..news }, Instant::now()));
+        }
         registry.collect().await?;
         let repo = registry.shared.repo.clone();
         for namespace in repo.namespaces().await? {
@@ -62,7 +69,11 @@ impl FunctionService {
             }
         }
         registry.publish();
-        Ok(Self { registry: Arc::new(registry) })
+        let registry = Arc::new(registry);
+        if sharing {
+            registry.following.spawn(follow(Arc::downgrade(&registry)));
+        }
+        Ok(Self { registry })
     }
 
     /// Returns the deployed functions, replaced whole at every change.
@@ -173,8 +184,9 @@ impl FunctionService {
 
     /// Refuses new calls with `draining`, waits for running ones, and cuts them after `grace`.
     pub async fn drain(&self, grace: Duration) {
-        let Registry { shared, tasks, installing, .. } = &*self.registry;
+        let Registry { shared, tasks, installing, following, .. } = &*self.registry;
         self.registry.start_draining();
+        following.shutdown().await;
         if timeout(grace, tasks.ended()).await.is_err() {
             tracing::warn!("calls still run after the grace period and are cut");
             // Calls of removed functions as well, which the registry does not know any more.

@@ -70,6 +70,16 @@ impl Shared {
     /// Returns code in place and installed.
     pub(crate) async fn install(&self, kind: RuntimeKind, digest: Digest) -> Result<Code, RuntimeError> {
         let _turn = self.codes.lock(&digest).await;
+        self.install_in_turn(kind, digest).await
+    }
+
+    /// Installs code unless starts need nothing more of it; waits for an install that runs.
+    pub(crate) async fn make_ready(&self, kind: RuntimeKind, digest: Digest) -> Result<(), RuntimeError> {
+        let _turn = self.codes.lock(&digest).await;
+        if self.installed(kind, &digest)? { Ok(()) } else { self.install_in_turn(kind, digest).await.map(drop) }
+    }
+
+    async fn install_in_turn(&self, kind: RuntimeKind, digest: Digest) -> Result<Code, RuntimeError> {
         let path = self.repo.fetch(&digest).await.map_err(unfetched)?;
         let code = Code { digest, path };
         self.runtime(kind)?.install(&code).await?;

@@ -7,6 +7,7 @@ mod drains;
 mod flaky;
 mod life;
 mod reuse;
+mod sharing;
 mod simple;
 mod slow;
 mod starts;

@@ -68,6 +68,8 @@ pub mod headers {
     pub const CALL_ID: &str = "x-call-id";
     /// `platform` or `function`: who made the answer.
     pub const ORIGIN: &str = "x-faas-origin";
+    /// The revision that answered, the first 12 hex digits of its id.
+    pub const REVISION: &str = "x-faas-revision";
     /// What made the event; set by the platform, stripped from clients.
     pub const TRIGGER: &str = "x-faas-trigger";
     /// When the platform will give up, absolute Unix time in milliseconds.

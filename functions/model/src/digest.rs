@@ -32,7 +32,9 @@ impl Digest {
     /// Returns the first 12 hex digits, for people.
     #[must_use]
     pub fn short(&self) -> String {
-        self.to_string().chars().take(12).collect()
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().map_or('0', char::from);
+        self.0.iter().take(6).flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
     }
 }
 

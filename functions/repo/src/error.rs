@@ -1,6 +1,8 @@
 //! The closed set of what can go wrong in a code repository.
 
-use faas_model::{Reason, RevisionId};
+use std::time::Duration;
+
+use faas_model::{FunctionName, Reason, RevisionId};
 use faas_store::StoreError;
 
 /// Why a repository call failed.
@@ -14,6 +16,20 @@ pub enum RepoError {
     Conflict {
         /// Where it points.
         current: Option<RevisionId>,
+    },
+    /// Somebody else changes a function, and did not end in time.
+    #[error("function {function} is being changed and was not done within repo.turn_wait = {} ms", waited.as_millis())]
+    Busy {
+        /// The one that is being changed.
+        function: FunctionName,
+        /// For how long this change waited.
+        waited: Duration,
+    },
+    /// The code was kept so long ago that it may be gone.
+    #[error("the code was uploaded more than {} minutes ago: deploy it again", after.as_secs() / 60)]
+    Late {
+        /// The bound.
+        after: Duration,
     },
     /// Several revisions begin like that.
     #[error("revision {0:?} is ambiguous: give more digits")]
@@ -53,7 +69,9 @@ impl RepoError {
             Self::TooLarge { .. } | Self::Store(StoreError::TooLarge { .. }) => Reason::BodyTooLarge,
             Self::Disk(StorageFull | QuotaExceeded) | Self::Store(StoreError::Full) => Reason::DiskFull,
             Self::Store(StoreError::Unknown(_)) => Reason::OutcomeUnknown,
-            Self::Store(StoreError::Unavailable { .. } | StoreError::Deadline) => Reason::StoreUnavailable,
+            Self::Busy { .. }
+            | Self::Late { .. }
+            | Self::Store(StoreError::Unavailable { .. } | StoreError::Deadline) => Reason::StoreUnavailable,
             Self::Disk(_) | Self::Corrupt(_) | Self::Store(_) => Reason::Internal,
         }
     }

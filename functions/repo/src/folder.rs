@@ -1,4 +1,5 @@
-//! The repository with its records in a [`Store`] and its code in a folder.
+//! The repository with its records in a [`Store`] and its code in a folder; where other processes share
+//! the store, code is in the store as well and the folder is a cache of it.
 //!
 //! Layout of the folder (0700): `{digest}` is kept code, `tmp/{uuid}` an upload
 //! in flight. One process owns the folder.
@@ -9,19 +10,27 @@ use std::io::Read as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use faas_model::manifest::RuntimeKind;
+use faas_model::units::Millis;
 use faas_model::{AliasSettings, Digest, FunctionName, FunctionSpec, Hasher, Name, Revision, RevisionId};
-use faas_store::Store;
+use faas_store::{Lease, Store, WallClock};
 use fail::fail_point;
 use serde::{Deserialize, Serialize};
 
 use crate::files::FileWork;
 use crate::hold::Holds;
+use crate::journal::Journal;
 use crate::records::Records;
+use crate::shelf::{self, Shelf};
 use crate::{
-    AliasRecord, Blob, CodeRepo, Collected, Expect, FunctionRecord, Fut, Kept, Published, RepoError, RevisionRef,
-    Upload,
+    AliasRecord, Blob, CodeRepo, Collected, Expect, FunctionRecord, Fut, Kept, News, Published, RepoError, RevisionRef,
+    Turn, Upload,
 };
+
+/// How long the process that tidies up may be silent before another does it.
+const TIDYING: Duration = Duration::from_secs(60);
 
 /// Bounds of the repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,12 +38,30 @@ use crate::{
 pub struct Config {
     /// Largest code, in bytes; default 128 MiB.
     pub code_bytes_max: faas_model::units::ByteSize,
+    /// Longest wait for the changes of other processes, 1ms to 10m; default 30 s.
+    pub turn_wait: Millis,
+    /// Longest time that a change may take once it has its turn, 1s to 10m; default 10 s.
+    /// A change whose process died blocks others for as long.
+    pub turn_max: Millis,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { code_bytes_max: faas_model::units::ByteSize::mib(128) }
+        Self {
+            code_bytes_max: faas_model::units::ByteSize::mib(128),
+            turn_wait: Millis::seconds(30),
+            turn_max: Millis::seconds(10),
+        }
     }
+}
+
+/// What processes share beside the records.
+#[derive(Debug)]
+struct Shared {
+    shelf: Shelf,
+    journal: Journal,
+    /// For who tidies up.
+    tidying: Lease,
 }
 
 /// Records in a store, code in a folder.
@@ -44,6 +71,8 @@ pub struct FolderRepo {
     folder: PathBuf,
     files: FileWork,
     records: Records,
+    /// There where other processes share the store.
+    shared: Option<Shared>,
     holds: Holds,
     /// Code whose content was compared with its digest by this process.
     verified: Mutex<HashSet<Digest>>,
@@ -70,7 +99,16 @@ impl FolderRepo {
         }
         let records = Records::new(store);
         let (holds, verified, changing) = Default::default();
-        Ok(Self { config, folder, files: FileWork::Threads, records, holds, verified, changing })
+        Ok(Self { config, folder, files: FileWork::Threads, records, shared: None, holds, verified, changing })
+    }
+
+    /// Shares records and code with other processes over the same store from now on. `clock` tells how old code is.
+    #[must_use]
+    pub fn sharing(self, store: Arc<dyn Store>, clock: WallClock) -> Self {
+        let journal = Journal::new(store.clone(), clock.clone(), &self.config);
+        let tidying = Lease::new(store.clone(), "tidy", TIDYING);
+        let shared = Shared { journal, tidying, shelf: Shelf::new(store, clock) };
+        Self { shared: Some(shared), ..self }
     }
 
     /// Does the file work on the calling thread from now on: in a simulation no
@@ -89,6 +127,14 @@ impl FolderRepo {
     }
 
     async fn keep_blob(&self, blob: Blob) -> Result<Kept, RepoError> {
+        let kept = self.keep_file(blob).await?;
+        if let Some(Shared { shelf, .. }) = &self.shared {
+            shelf.put(&kept.digest(), kept.bytes(), kept.path()).await?;
+        }
+        Ok(kept)
+    }
+
+    async fn keep_file(&self, blob: Blob) -> Result<Kept, RepoError> {
         let _changing = self.changing.lock().await;
         let (folder, path, digest) = (self.folder.clone(), self.path(&blob.digest()), blob.digest());
         let kept = self
@@ -106,6 +152,22 @@ impl FolderRepo {
     }
 
     async fn fetch_code(&self, code: Digest) -> Result<PathBuf, RepoError> {
+        match (self.fetch_file(code).await, &self.shared) {
+            (Err(RepoError::NotFound(_) | RepoError::Corrupt(_)), Some(Shared { shelf, .. })) => {
+                let mut upload = self.begin().await?;
+                shelf.get(&code, &mut upload).await?;
+                let blob = upload.finish().await?;
+                if blob.digest() != code {
+                    let found = blob.digest().short();
+                    return Err(RepoError::Corrupt(format!("shared code {} has the content of {found}", code.short())));
+                }
+                Ok(self.keep_file(blob).await?.path().to_owned())
+            }
+            (found, _) => found,
+        }
+    }
+
+    async fn fetch_file(&self, code: Digest) -> Result<PathBuf, RepoError> {
         let path = self.path(&code);
         if self.verified().contains(&code) {
             return Ok(path);
@@ -170,6 +232,40 @@ impl FolderRepo {
     }
 }
 
+impl FolderRepo {
+    async fn end(&self, turn: Turn) -> Result<(), RepoError> {
+        match (&self.shared, turn.shared) {
+            (Some(Shared { journal, .. }), Some(held)) => journal.done(turn.function(), held).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn publish_kept(
+        &self,
+        turn: &Turn,
+        spec: &FunctionSpec,
+        settings: &AliasSettings,
+        code: &Kept,
+        expected: Expect,
+    ) -> Result<Published, RepoError> {
+        if self.shared.is_some() && code.age() > shelf::PUBLISHED_WITHIN {
+            return Err(RepoError::Late { after: shelf::PUBLISHED_WITHIN });
+        }
+        self.records.publish(turn, spec, settings, code, expected).await
+    }
+
+    async fn tidy_shelf(&self) -> Result<Collected, RepoError> {
+        let Some(Shared { shelf, tidying, .. }) = &self.shared else { return Ok(Collected::default()) };
+        if tidying.tick().await?.is_none() {
+            return Ok(Collected::default());
+        }
+        self.records.sweep().await?;
+        let stale = shelf.stale().await?;
+        let used = self.records.code_in_use().await?;
+        Ok(Collected { code: shelf.remove(stale, &used).await? })
+    }
+}
+
 impl CodeRepo for FolderRepo {
     fn begin(&self) -> Fut<'_, Upload> {
         let path = self.folder.join("tmp").join(uuid::Uuid::now_v7().simple().to_string());
@@ -180,15 +276,50 @@ impl CodeRepo for FolderRepo {
         Box::pin(self.keep_blob(blob))
     }
 
+    fn shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    fn turn<'a>(&'a self, function: &'a FunctionName) -> Fut<'a, Turn> {
+        Box::pin(async move {
+            match &self.shared {
+                Some(Shared { journal, .. }) => journal.turn(function).await,
+                None => Ok(Turn::new(function.clone(), None)),
+            }
+        })
+    }
+
+    fn done(&self, turn: Turn) -> Fut<'_, ()> {
+        Box::pin(self.end(turn))
+    }
+
+    fn news(&self, after: u64) -> Fut<'_, News> {
+        Box::pin(async move {
+            match &self.shared {
+                Some(Shared { journal, .. }) => journal.news(after).await,
+                None => Ok(News::default()),
+            }
+        })
+    }
+
+    fn foretell<'a>(&'a self, runtime: RuntimeKind, code: &'a Kept) -> Fut<'a, ()> {
+        Box::pin(async move {
+            match &self.shared {
+                Some(Shared { journal, .. }) => journal.foretell(runtime, code.digest()).await,
+                None => Ok(()),
+            }
+        })
+    }
+
     fn publish<'a>(
         &'a self,
-        function: &'a FunctionName,
+        turn: &'a Turn,
         spec: &'a FunctionSpec,
         settings: &'a AliasSettings,
         code: &'a Kept,
         expected: Expect,
     ) -> Fut<'a, Published> {
-        Box::pin(self.records.publish(function, spec, settings, code, expected))
+        Box::pin(self.publish_kept(turn, spec, settings, code, expected))
     }
 
     fn resolve<'a>(&'a self, function: &'a FunctionName, alias: &'a Name) -> Fut<'a, (AliasRecord, Arc<Revision>)> {
@@ -228,17 +359,17 @@ impl CodeRepo for FolderRepo {
 
     fn promote<'a>(
         &'a self,
-        function: &'a FunctionName,
+        turn: &'a Turn,
         alias: &'a Name,
         revision: &'a RevisionId,
         settings: Option<&'a AliasSettings>,
         expected: Expect,
     ) -> Fut<'a, AliasRecord> {
-        Box::pin(self.records.promote(function, alias, revision, settings, expected))
+        Box::pin(self.records.promote(turn, alias, revision, settings, expected))
     }
 
-    fn remove<'a>(&'a self, function: &'a FunctionName) -> Fut<'a, Vec<Digest>> {
-        Box::pin(self.records.remove(function))
+    fn remove<'a>(&'a self, turn: &'a Turn) -> Fut<'a, Vec<Digest>> {
+        Box::pin(self.records.remove(turn))
     }
 
     fn sweep(&self) -> Fut<'_, ()> {
@@ -258,6 +389,10 @@ impl CodeRepo for FolderRepo {
 
     fn collect(&self) -> Fut<'_, Collected> {
         Box::pin(self.collect_code())
+    }
+
+    fn tidy(&self) -> Fut<'_, Collected> {
+        Box::pin(self.tidy_shelf())
     }
 }
 

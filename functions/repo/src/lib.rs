@@ -9,13 +9,17 @@
 //! - A record never names code that is not on disk: code is kept first, removed last.
 //! - A file name is made of a digest alone, never of a name that a user chose.
 //! - Code of an upload in flight is never collected.
+//! - Where several processes share the records, one change is made at a time and each hears of all.
 
 mod error;
 mod files;
 mod folder;
 mod hold;
+mod journal;
 mod records;
 mod reference;
+mod shelf;
+mod turn;
 mod upload;
 
 use std::collections::BTreeMap;
@@ -23,6 +27,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use faas_model::manifest::RuntimeKind;
 use faas_model::{AliasSettings, Digest, FunctionName, FunctionSpec, Name, Revision, RevisionId};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -30,6 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use error::RepoError;
 pub use folder::{Config, FolderRepo};
 pub use reference::{RevisionRef, RevisionRefError};
+pub use turn::{Coming, News, Turn};
 pub use upload::{Blob, Kept, Upload};
 
 /// Most aliases of one function.
@@ -118,15 +124,40 @@ pub trait CodeRepo: Send + Sync + fmt::Debug {
     /// The result keeps the code from collection until it is dropped.
     fn keep(&self, blob: Blob) -> Fut<'_, Kept>;
 
-    /// Publishes a revision and points `live` at it, in one store write.
+    /// Returns whether other processes share the records.
+    fn shared(&self) -> bool;
+
+    /// Waits for the turn to change a function, `repo.turn_wait` at most.
+    ///
+    /// # Errors
+    /// `Busy` names the function whose change did not end meanwhile.
+    fn turn<'a>(&'a self, function: &'a FunctionName) -> Fut<'a, Turn>;
+
+    /// Ends a turn: the change is told to others.
+    ///
+    /// # Errors
+    /// What the store failed with; others end the turn then, after `repo.turn_max`.
+    fn done(&self, turn: Turn) -> Fut<'_, ()>;
+
+    /// Returns which functions changed since the first `after` changes, by any process.
+    /// What was changed before is in the records as they are read after this.
+    fn news(&self, after: u64) -> Fut<'_, News>;
+
+    /// Tells other processes that the code may be published soon, so that they make it ready meanwhile.
+    ///
+    /// # Errors
+    /// What the store failed with; nothing depends on it.
+    fn foretell<'a>(&'a self, runtime: RuntimeKind, code: &'a Kept) -> Fut<'a, ()>;
+
+    /// Publishes a revision of the turn's function and points `live` at it, in one store write.
     ///
     /// A revision that exists already is not published again, but `live` still moves.
     ///
     /// # Errors
-    /// `Conflict` when `live` is not as `expected`.
+    /// `Conflict` when `live` is not as `expected`; `Late` when the code was kept too long ago.
     fn publish<'a>(
         &'a self,
-        function: &'a FunctionName,
+        turn: &'a Turn,
         spec: &'a FunctionSpec,
         settings: &'a AliasSettings,
         code: &'a Kept,
@@ -140,6 +171,7 @@ pub trait CodeRepo: Send + Sync + fmt::Debug {
     fn resolve<'a>(&'a self, function: &'a FunctionName, alias: &'a Name) -> Fut<'a, (AliasRecord, Arc<Revision>)>;
 
     /// Returns a file that holds the code of that digest; verified at the first fetch of this process.
+    /// Shared code is brought into this process's folder first.
     ///
     /// # Errors
     /// `NotFound`, or `Corrupt` when the file's content has another digest.
@@ -175,25 +207,25 @@ pub trait CodeRepo: Send + Sync + fmt::Debug {
     /// `NotFound`, or `Ambiguous` when several ids begin so.
     fn find<'a>(&'a self, function: &'a FunctionName, reference: &'a RevisionRef) -> Fut<'a, Arc<Revision>>;
 
-    /// Points an alias at a revision; without `settings` it keeps its own.
+    /// Points an alias of the turn's function at a revision; without `settings` it keeps its own.
     ///
     /// # Errors
     /// `NotFound` when there is no such revision, `Conflict` when the alias is not as `expected`.
     fn promote<'a>(
         &'a self,
-        function: &'a FunctionName,
+        turn: &'a Turn,
         alias: &'a Name,
         revision: &'a RevisionId,
         settings: Option<&'a AliasSettings>,
         expected: Expect,
     ) -> Fut<'a, AliasRecord>;
 
-    /// Removes a function's records and returns the code that its revisions used, in the order of digests.
+    /// Removes the records of the turn's function and returns the code that its revisions used, in the order of digests.
     /// The code itself stays until it is discarded.
     ///
     /// # Errors
     /// `NotFound` when there is no such function.
-    fn remove<'a>(&'a self, function: &'a FunctionName) -> Fut<'a, Vec<Digest>>;
+    fn remove<'a>(&'a self, turn: &'a Turn) -> Fut<'a, Vec<Digest>>;
 
     /// Ends removals that a crash cut off; what their revisions used is then an orphan.
     fn sweep(&self) -> Fut<'_, ()>;
@@ -206,6 +238,10 @@ pub trait CodeRepo: Send + Sync + fmt::Debug {
 
     /// Removes all code that nobody uses, after a [`sweep`](Self::sweep).
     fn collect(&self) -> Fut<'_, Collected>;
+
+    /// Removes what nobody uses any more of the code that processes share; nothing where none is shared.
+    /// Does nothing where another process does it already.
+    fn tidy(&self) -> Fut<'_, Collected>;
 }
 
 #[cfg(test)]

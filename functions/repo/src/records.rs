@@ -6,6 +6,7 @@
 //!   that a removal in slices takes the aliases with its first slice.
 //! - partition `#namespaces` of the default namespace: one row per namespace
 //!   that has or had a function, written before the function's first row.
+//! - partition `#changes`: see [`journal`](crate::journal).
 
 mod change;
 mod read;
@@ -46,14 +47,18 @@ impl Records {
     }
 
     /// Writes; `false` when a condition did not hold, so that the caller reads again.
-    async fn write(&self, partition: Partition, changes: Vec<faas_store::Change>) -> Result<bool, RepoError> {
-        let id = WriteId::fresh();
+    async fn write(
+        &self,
+        partition: Partition,
+        id: WriteId,
+        changes: Vec<faas_store::Change>,
+    ) -> Result<bool, RepoError> {
         let write = Write { partition: partition.clone(), id, changes, log: Logged::Values };
         match self.store.write(write, by()).await {
             Ok(_) => Ok(true),
             Err(StoreError::Conflict(_)) => Ok(false),
             Err(StoreError::Unknown(id)) => {
-                let fate = self.store.fate(&partition, id, Instant::now() + SETTLE).await?;
+                let fate = self.store.fate(&partition, id, settled_by()).await?;
                 Ok(matches!(fate, Fate::Committed(_)))
             }
             Err(error) => Err(error.into()),
@@ -61,15 +66,20 @@ impl Records {
     }
 }
 
-fn by() -> Instant {
+pub(crate) fn by() -> Instant {
     Instant::now() + PATIENCE
 }
 
-fn page(after: Option<faas_store::Cursor>) -> Page {
+/// Returns by when the fate of an unknown write is to be told.
+pub(crate) fn settled_by() -> Instant {
+    Instant::now() + SETTLE
+}
+
+pub(crate) fn page(after: Option<faas_store::Cursor>) -> Page {
     Page { after, rows_max: 500, bytes_max: 4 << 20 }
 }
 
-fn partition(function: &FunctionName) -> Partition {
+pub(crate) fn partition(function: &FunctionName) -> Partition {
     let name = Bytes::copy_from_slice(function.name.as_str().as_bytes());
     Partition { namespace: function.namespace.clone(), space: Space::Catalog, name }
 }
@@ -94,11 +104,11 @@ fn range((from, to): (&'static [u8], &'static [u8])) -> std::ops::Range<Bytes> {
     Bytes::from_static(from)..Bytes::from_static(to)
 }
 
-fn encode<T: Serialize>(value: &T) -> Result<Bytes, RepoError> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Bytes, RepoError> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|e| RepoError::Corrupt(e.to_string()))
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, RepoError> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, RepoError> {
     serde_json::from_slice(bytes).map_err(|e| RepoError::Corrupt(format!("{what}: {e}")))
 }
 

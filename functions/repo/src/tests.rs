@@ -5,6 +5,7 @@ mod crashes;
 mod faults;
 mod flaky;
 mod races;
+mod sharing;
 
 use std::path::{Path, PathBuf};
 
@@ -49,7 +50,42 @@ impl Bench {
     async fn publish(&self, name: &FunctionName, code: &str, expected: Expect) -> Result<Published, RepoError> {
         let kept = self.keep(code).await;
         let (spec, settings) = (FunctionSpec::default(), AliasSettings::default());
-        self.repo.publish(name, &spec, &settings, &kept, expected).await
+        self.publish_kept(name, &spec, &settings, &kept, expected).await
+    }
+
+    async fn publish_kept(
+        &self,
+        name: &FunctionName,
+        spec: &FunctionSpec,
+        settings: &AliasSettings,
+        kept: &Kept,
+        expected: Expect,
+    ) -> Result<Published, RepoError> {
+        let turn = self.repo.turn(name).await?;
+        let published = self.repo.publish(&turn, spec, settings, kept, expected).await;
+        self.repo.done(turn).await?;
+        published
+    }
+
+    async fn promote(
+        &self,
+        name: &FunctionName,
+        alias: &Name,
+        to: &RevisionId,
+        settings: Option<&AliasSettings>,
+        expected: Expect,
+    ) -> Result<AliasRecord, RepoError> {
+        let turn = self.repo.turn(name).await?;
+        let moved = self.repo.promote(&turn, alias, to, settings, expected).await;
+        self.repo.done(turn).await?;
+        moved
+    }
+
+    async fn remove(&self, name: &FunctionName) -> Result<Vec<Digest>, RepoError> {
+        let turn = self.repo.turn(name).await?;
+        let removed = self.repo.remove(&turn).await;
+        self.repo.done(turn).await?;
+        removed
     }
 
     async fn versions(&self, name: &FunctionName) -> Vec<u64> {
@@ -62,7 +98,7 @@ impl Bench {
 }
 
 async fn open(folder: &Path, store: Arc<dyn Store>) -> FolderRepo {
-    let config = Config { code_bytes_max: faas_model::units::ByteSize(64) };
+    let config = Config { code_bytes_max: faas_model::units::ByteSize(64), ..Config::default() };
     FolderRepo::open(folder, config, store).await.unwrap()
 }
 
@@ -123,7 +159,7 @@ async fn another_spec_or_function_with_the_same_code_is_another_revision_of_one_
     bench.publish(&named("g"), "code", Expect::Any).await.unwrap();
     let kept = bench.keep("code").await;
     let spec = FunctionSpec { probe: Some("/ready".into()), ..FunctionSpec::default() };
-    let other = bench.repo.publish(&f, &spec, &AliasSettings::default(), &kept, Expect::Any).await.unwrap();
+    let other = bench.publish_kept(&f, &spec, &AliasSettings::default(), &kept, Expect::Any).await.unwrap();
     assert_eq!(other.revision.version, 2);
     assert_eq!(bench.files().len(), 1);
 }
@@ -163,14 +199,14 @@ async fn an_alias_moves_by_compare_and_set_and_keeps_its_settings() {
     let canary = Name::new("canary").unwrap();
     let mut settings = AliasSettings::default();
     settings.scale.max = 7;
-    let made = bench.repo.promote(&f, &canary, &one, Some(&settings), Expect::Absent).await.unwrap();
+    let made = bench.promote(&f, &canary, &one, Some(&settings), Expect::Absent).await.unwrap();
     assert_eq!((made.version, made.previous), (1, None));
-    let stale = bench.repo.promote(&f, &canary, &two, None, Expect::Revision(two)).await;
+    let stale = bench.promote(&f, &canary, &two, None, Expect::Revision(two)).await;
     assert_eq!(stale, Err(RepoError::Conflict { current: Some(one) }));
-    let moved = bench.repo.promote(&f, &canary, &two, None, Expect::Revision(one)).await.unwrap();
+    let moved = bench.promote(&f, &canary, &two, None, Expect::Revision(one)).await.unwrap();
     assert_eq!((moved.version, moved.previous, moved.settings.scale.max), (2, Some(one), 7));
     let missing = RevisionId(Digest::of(b"missing"));
-    let unknown = bench.repo.promote(&f, &canary, &missing, None, Expect::Any).await;
+    let unknown = bench.promote(&f, &canary, &missing, None, Expect::Any).await;
     assert!(matches!(unknown, Err(RepoError::NotFound(_))));
     assert_eq!(bench.repo.function(&f).await.unwrap().aliases.len(), 2);
 }
@@ -180,11 +216,11 @@ async fn aliases_of_a_function_are_bounded() {
     let (bench, f) = (Bench::new().await, named("f"));
     let id = bench.publish(&f, "one", Expect::Any).await.unwrap().revision.id;
     for n in 1..ALIASES_MAX {
-        bench.repo.promote(&f, &Name::new(&format!("a{n}")).unwrap(), &id, None, Expect::Any).await.unwrap();
+        bench.promote(&f, &Name::new(&format!("a{n}")).unwrap(), &id, None, Expect::Any).await.unwrap();
     }
-    let over = bench.repo.promote(&f, &Name::new("over").unwrap(), &id, None, Expect::Any).await;
+    let over = bench.promote(&f, &Name::new("over").unwrap(), &id, None, Expect::Any).await;
     assert!(matches!(over, Err(RepoError::TooLarge { max: 64, .. })));
-    bench.repo.promote(&f, &live(), &id, None, Expect::Any).await.unwrap();
+    bench.promote(&f, &live(), &id, None, Expect::Any).await.unwrap();
 }
 
 #[tokio::test]
@@ -219,11 +255,11 @@ async fn a_removed_function_leaves_no_record_and_its_code_can_be_discarded() {
     bench.publish(&f, "one", Expect::Any).await.unwrap();
     bench.publish(&f, "two", Expect::Any).await.unwrap();
     bench.publish(&g, "two", Expect::Any).await.unwrap();
-    let code = bench.repo.remove(&f).await.unwrap();
+    let code = bench.remove(&f).await.unwrap();
     let mut both = [Digest::of(b"one"), Digest::of(b"two")];
     both.sort_unstable();
     assert_eq!(code, both);
-    assert!(matches!(bench.repo.remove(&f).await, Err(RepoError::NotFound(_))));
+    assert!(matches!(bench.remove(&f).await, Err(RepoError::NotFound(_))));
     assert!(matches!(bench.repo.resolve(&f, &live()).await, Err(RepoError::NotFound(_))));
     assert_eq!(bench.repo.orphans().await.unwrap(), [Digest::of(b"one")]);
     assert!(bench.repo.discard(&Digest::of(b"one")).await.unwrap());
@@ -243,7 +279,7 @@ async fn code_comes_in_the_order_of_digests() {
     }
     let mut sorted: Vec<_> = all.iter().map(|code| Digest::of(code.as_bytes())).collect();
     sorted.sort_unstable();
-    assert_eq!(bench.repo.remove(&f).await.unwrap(), sorted);
+    assert_eq!(bench.remove(&f).await.unwrap(), sorted);
     assert_eq!(bench.repo.orphans().await.unwrap(), sorted);
     assert_eq!(bench.repo.collect().await.unwrap().code, sorted);
 }
@@ -258,7 +294,7 @@ async fn code_of_uploads_in_flight_is_never_collected() {
     assert!(!bench.repo.discard(&kept.digest()).await.unwrap());
     assert_eq!(bench.files().len(), 2);
     let (spec, settings) = (FunctionSpec::default(), AliasSettings::default());
-    bench.repo.publish(&f, &spec, &settings, &kept, Expect::Any).await.unwrap();
+    bench.publish_kept(&f, &spec, &settings, &kept, Expect::Any).await.unwrap();
     drop((kept, upload));
     assert_eq!(bench.repo.collect().await.unwrap(), Collected::default());
     assert_eq!(bench.files().len(), 1, "the dropped upload removed its file");
@@ -292,7 +328,7 @@ async fn the_embedded_store_keeps_it_all_over_a_restart() {
     assert_eq!(bench.repo.function(&f).await.unwrap(), before);
     assert_eq!(bench.versions(&f).await, [1, 2, 3, 4, 5]);
     assert_eq!(bench.repo.collect().await.unwrap().code, []);
-    bench.repo.remove(&f).await.unwrap();
+    bench.remove(&f).await.unwrap();
     assert_eq!(bench.repo.collect().await.unwrap().code.len(), 5);
     assert_eq!(bench.files(), Vec::<PathBuf>::new());
 }

@@ -5,9 +5,11 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use faas_model::{Digest, Hasher};
 use fail::fail_point;
+use tokio::time::Instant;
 
 use crate::RepoError;
 use crate::files::{FileWork, Output};
@@ -39,6 +41,7 @@ pub struct Kept {
     digest: Digest,
     bytes: u64,
     path: PathBuf,
+    since: Instant,
     /// Given back on drop.
     _hold: Hold,
 }
@@ -109,7 +112,7 @@ impl Blob {
     pub(crate) fn rename(mut self, path: PathBuf) -> std::io::Result<Kept> {
         std::fs::rename(&self.temporary.path, &path)?;
         self.temporary.renamed = true;
-        Ok(Kept { digest: self.digest, bytes: self.bytes, path, _hold: self.hold })
+        Ok(Kept { digest: self.digest, bytes: self.bytes, path, since: Instant::now(), _hold: self.hold })
     }
 }
 
@@ -124,6 +127,11 @@ impl Kept {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns how long ago it was kept.
+    pub(crate) fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// Returns the file that holds the code.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use faas_control::{Config, Control, Parts, Readiness, TokenHash};
+use faas_control::{Config, Control, Parts, Readiness, Tokens};
 use faas_function_service::FunctionService;
 use faas_model::units::ByteSize;
 use faas_model::{Body, BodyError};
@@ -121,7 +121,7 @@ impl World {
             let parts = Parts {
                 service,
                 invoke: Arc::new(|_, _, _| Box::pin(std::future::ready(http::Response::new(Body::Empty)))),
-                token: TokenHash::of(TOKEN),
+                token: Tokens::of(TOKEN),
                 readiness: Readiness::default(),
                 metrics: faas_metrics::Metrics::new(&faas_metrics::Config::default()),
                 functions_url: "http://functions.test".into(),

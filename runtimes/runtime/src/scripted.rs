@@ -25,6 +25,8 @@ use crate::{Call, Code, Instance, Prepared, Runtime, RuntimeError, Started, Unit
 pub struct Script {
     /// How an install fails, if it does.
     pub install_failure: Option<RuntimeError>,
+    /// How long an install takes.
+    pub install_delay: Duration,
     /// How long a start takes.
     pub start_delay: Duration,
     /// How a start fails, if it does; after its delay.
@@ -181,7 +183,11 @@ impl Runtime for Scripted {
     fn install<'a>(&'a self, code: &'a Code) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(async move {
             self.state.installs.fetch_add(1, Ordering::SeqCst);
-            self.state.script().install_failure.map_or(Ok(()), Err)?;
+            let script = self.state.script();
+            if !script.install_delay.is_zero() {
+                tokio::time::sleep(script.install_delay).await;
+            }
+            script.install_failure.map_or(Ok(()), Err)?;
             self.state.installed().insert(code.digest);
             Ok(())
         })

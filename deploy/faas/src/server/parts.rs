@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use faas_baas::{Auth, Door};
+use faas_control::token::share::Sharing;
 use faas_control::{Control, Phase, Readiness};
 use faas_data_folder::DataFolder;
 use faas_function_service::FunctionService;
@@ -16,8 +17,8 @@ use faas_runtime::Runtime;
 use faas_runtime::egress::Egress;
 use faas_runtime::logs::LogBook;
 use faas_runtime_wasm::{CompileCommand, WasmRuntime};
+use faas_store::WallClock;
 use faas_store::bucket::Buckets;
-use faas_store::{Store, WallClock};
 use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
@@ -53,9 +54,18 @@ impl Parts {
             .map_err(|e| cannot("the token", &e, "the token file is `token` in the data folder"))?;
         let store = Opened::open(&settings, data).await?;
         let buckets = Buckets::new(store.store.clone());
-        let service = open_service(&settings, data, store.store.clone(), buckets.clone()).await?;
+        let service = open_service(&settings, data, &store, buckets.clone()).await?;
         store.forget_pages().await;
         let (stop_traffic, stop_operators) = (CancellationToken::new(), CancellationToken::new());
+        let (mut traffic, mut operators) = (JoinSet::new(), JoinSet::new());
+        if store.shared() {
+            let sharing = Sharing::begin(token.clone(), store.store.clone(), WallClock::system()).await;
+            let sharing = sharing.map_err(|e| cannot("the shared tokens", &e, "see docs/cassandra.md"))?;
+            let until = stop_operators.clone();
+            operators.spawn(async move {
+                until.run_until_cancelled(sharing.go_on()).await;
+            });
+        }
         let dispatch: Arc<dyn faas_invoke::Dispatch> = Arc::new(service.clone());
         let handler = gateway::handler(settings.gateway.clone(), dispatch.clone(), service.catalogue());
         let readiness = Readiness::default();
@@ -70,7 +80,7 @@ impl Parts {
                 functions_url: format!("http://{}", listeners.functions.address),
             },
         );
-        // The one token there is belongs to the operator, and to the default namespace.
+        // Whatever tokens there are belong to the operator, and to the default namespace.
         let auth = Auth::check(move |given| token.is(given.as_bytes()).then(Name::namespace_default));
         let door = Door::with(buckets, auth, settings.baas.clone(), WallClock::system());
         let consumers = amqp::start(settings.amqp.clone(), dispatch, service.catalogue(), stop_traffic.child_token());
@@ -81,7 +91,6 @@ impl Parts {
         };
         let control: Handler = Arc::new(move |request, _| control.handle(request));
         let door: Handler = Arc::new(move |request, _| door.handle(request));
-        let (mut traffic, mut operators) = (JoinSet::new(), JoinSet::new());
         traffic.spawn(serve(listeners.functions, Component::Gateway, handler, &stop_traffic));
         operators.spawn(serve(listeners.control, Component::Control, control, &stop_operators));
         operators.spawn(serve(listeners.baas, Component::Baas, door, &stop_operators));
@@ -111,14 +120,15 @@ impl Parts {
 async fn open_service(
     settings: &Settings,
     data: &DataFolder,
-    store: Arc<dyn Store>,
+    store: &Opened,
     buckets: Buckets,
 ) -> Outcome<FunctionService> {
     let hint = "check the disk and the owner of the data folder";
     let logs = LogBook::open(data.folder("logs")?, settings.logs.clone()).map_err(|e| cannot("the logs", &e, hint))?;
-    let repo = FolderRepo::open(data.folder("blobs")?, settings.repo.clone(), store)
+    let repo = FolderRepo::open(data.folder("blobs")?, settings.repo.clone(), store.store.clone())
         .await
         .map_err(|e| cannot("the code repository", &e, hint))?;
+    let repo = if store.shared() { repo.sharing(store.store.clone(), WallClock::system()) } else { repo };
     // Whatever happens to this program's file meanwhile: this very program compiles.
     let compile = CompileCommand { program: "/proc/self/exe".into(), args: vec!["__compile".into()] };
     let egress = Egress::open(settings.egress.clone())

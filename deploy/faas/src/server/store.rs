@@ -36,6 +36,11 @@ impl Opened {
         }
     }
 
+    /// Returns whether other processes may use the store too.
+    pub(super) fn shared(&self) -> bool {
+        self.embedded.is_none()
+    }
+
     /// Gives back what a start read into memory: most functions are not called soon.
     pub(super) async fn forget_pages(&self) {
         if let Some(embedded) = &self.embedded {

@@ -10,20 +10,30 @@ use tokio::time::Instant;
 
 use super::*;
 
-/// Passes everything on, save writes while it is away.
+/// Passes everything on, save writes while it is away and scans while it is blind.
 #[derive(Debug)]
 pub(super) struct Flaky {
-    inner: Memory,
+    inner: Arc<Memory>,
     away: AtomicBool,
+    blind: AtomicBool,
 }
 
 impl Flaky {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: Memory::new(), away: AtomicBool::new(false) })
+        Arc::new(Self { inner: Arc::new(Memory::new()), away: AtomicBool::new(false), blind: AtomicBool::new(false) })
     }
 
     pub(super) fn away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
+    }
+
+    pub(super) fn blind(&self, blind: bool) {
+        self.blind.store(blind, Ordering::SeqCst);
+    }
+
+    /// Returns the store as another process sees it.
+    pub(super) fn beyond(&self) -> Arc<dyn Store> {
+        self.inner.clone()
     }
 }
 
@@ -58,6 +68,9 @@ impl Store for Flaky {
         page: Page,
         by: Instant,
     ) -> Fut<'a, Slice<Row>> {
+        if self.blind.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Unavailable { after: Duration::ZERO }) });
+        }
         self.inner.scan(partition, range, page, by)
     }
 

@@ -6,21 +6,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use faas_model::{AliasSettings, Digest, FunctionName, FunctionSpec, Name, Revision, RevisionId};
-use faas_store::{Change, Read, Require, Row};
+use faas_store::{Change, Read, Require, Row, WriteId};
 
 use super::{COUNTER, Records, TRIES_MAX, alias_sort, by, decode, encode, key, namespaces_partition, now_ms, page};
 use super::{partition, revision_sort};
-use crate::{ALIASES_MAX, AliasRecord, Expect, Kept, Published, RepoError};
+use crate::{ALIASES_MAX, AliasRecord, Expect, Kept, Published, RepoError, Turn};
 
 impl Records {
     pub(crate) async fn publish(
         &self,
-        function: &FunctionName,
+        turn: &Turn,
         spec: &FunctionSpec,
         settings: &AliasSettings,
         code: &Kept,
         expected: Expect,
     ) -> Result<Published, RepoError> {
+        let function = turn.function();
         self.know_namespace(&function.namespace).await?;
         let live = Name::alias_live();
         let id = spec.revision_id(&code.digest());
@@ -52,7 +53,7 @@ impl Records {
                 return Ok(Published { revision, created, moved, alias });
             }
             changes.push(before.put(&live, &alias)?);
-            if self.write(partition(function), changes).await? {
+            if self.write(partition(function), turn.write_id(), changes).await? {
                 return Ok(Published { revision, created, moved, alias });
             }
         }
@@ -61,12 +62,13 @@ impl Records {
 
     pub(crate) async fn promote(
         &self,
-        function: &FunctionName,
+        turn: &Turn,
         alias: &Name,
         id: &RevisionId,
         settings: Option<&AliasSettings>,
         expected: Expect,
     ) -> Result<AliasRecord, RepoError> {
+        let function = turn.function();
         let revision = self.revision(function, id).await?;
         let known = self.function(function).await?.aliases;
         if !known.contains_key(alias) && known.len() >= ALIASES_MAX {
@@ -85,16 +87,16 @@ impl Records {
                 return Ok(before.record.unwrap_or(record));
             }
             let exists = Change::Check { sort: revision_sort(id), require: Require::Present };
-            if self.write(partition(function), vec![exists, before.put(alias, &record)?]).await? {
+            if self.write(partition(function), turn.write_id(), vec![exists, before.put(alias, &record)?]).await? {
                 return Ok(record);
             }
         }
         Err(RepoError::Conflict { current })
     }
 
-    pub(crate) async fn remove(&self, function: &FunctionName) -> Result<Vec<Digest>, RepoError> {
-        self.function(function).await?;
-        self.remove_rows(function).await
+    pub(crate) async fn remove(&self, turn: &Turn) -> Result<Vec<Digest>, RepoError> {
+        self.function(turn.function()).await?;
+        self.remove_rows(turn.function(), Some(turn)).await
     }
 
     /// Ends removals that a crash cut off: functions with rows, but without aliases.
@@ -102,26 +104,34 @@ impl Records {
         for namespace in self.namespaces().await? {
             for function in self.functions(&namespace).await? {
                 if matches!(self.function(&function).await, Err(RepoError::NotFound(_))) {
-                    self.remove_rows(&function).await?;
+                    self.remove_rows(&function, None).await?;
                 }
             }
         }
         Ok(())
     }
 
-    async fn remove_rows(&self, function: &FunctionName) -> Result<Vec<Digest>, RepoError> {
-        let (mut code, mut conflicts) = (BTreeSet::new(), 0);
+    /// Removes all rows of a function, in slices: in a turn the aliases with the first, else only what was left
+    /// without aliases. Who deploys the function anew meanwhile keeps it, with the revisions that are still there.
+    async fn remove_rows(&self, function: &FunctionName, mut turn: Option<&Turn>) -> Result<Vec<Digest>, RepoError> {
+        let (mut code, mut conflicts, live) = (BTreeSet::new(), 0, alias_sort(&Name::alias_live()));
         while conflicts < TRIES_MAX {
             let all = Bytes::new()..Bytes::new();
             let rows = self.store.scan(&partition(function), all, page(None), by()).await?.items;
-            if rows.is_empty() {
+            let alive = rows.iter().any(|row| row.sort == live);
+            if rows.is_empty() || alive && turn.is_none() {
                 return Ok(code.into_iter().collect());
             }
             for row in rows.iter().filter(|row| row.sort.starts_with(b"r/")) {
                 code.insert(decode::<Revision>(&row.value, "revision")?.code);
             }
+            let absent = (!alive).then(|| Change::Check { sort: live.clone(), require: Require::Absent });
             let delete = |row: Row| Change::Delete { sort: row.sort, require: Require::Version(row.version) };
-            if !self.write(partition(function), rows.into_iter().map(delete).collect()).await? {
+            let changes = rows.into_iter().map(delete).chain(absent).collect();
+            let id = turn.map_or_else(WriteId::fresh, Turn::write_id);
+            if self.write(partition(function), id, changes).await? {
+                turn = None;
+            } else {
                 conflicts += 1;
             }
         }
@@ -134,7 +144,7 @@ impl Records {
         let at = faas_store::Key { partition: namespaces_partition(), sort: sort.clone() };
         if self.store.get(&at, Read::Local, by()).await?.is_none() {
             let put = Change::Put { sort, value: encode(&())?, expires: None, require: Require::Absent };
-            self.write(namespaces_partition(), vec![put]).await?;
+            self.write(namespaces_partition(), WriteId::fresh(), vec![put]).await?;
         }
         Ok(())
     }

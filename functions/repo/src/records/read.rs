@@ -9,7 +9,7 @@ use faas_model::{Digest, FunctionName, Name, Revision, RevisionId};
 use faas_store::{Partition, Read, Row, Space};
 use serde::Deserialize;
 
-use super::{ALIASES, NAMESPACES, REVISIONS, Records, alias_sort, by, decode, key, namespaces_partition, page};
+use super::{ALIASES, REVISIONS, Records, alias_sort, by, decode, key, namespaces_partition, page};
 use super::{partition, range, revision_sort};
 use crate::{AliasRecord, FunctionRecord, RepoError};
 
@@ -99,7 +99,7 @@ impl Records {
         let (mut found, mut after) = (BTreeSet::new(), None);
         loop {
             let slice = self.store.partitions(namespace, Space::Catalog, b"", page(after), by()).await?;
-            for name in slice.items.iter().filter(|name| **name != NAMESPACES) {
+            for name in slice.items.iter().filter(|name| !name.starts_with(b"#")) {
                 let text = std::str::from_utf8(name).ok().and_then(|t| Name::new(t).ok());
                 let name = text.ok_or_else(|| RepoError::Corrupt(format!("catalog partition {name:?}")))?;
                 found.insert(FunctionName::new(namespace.clone(), name));

@@ -44,7 +44,7 @@ async fn deploy_steps(bench: &Bench, f: &FunctionName, steps: usize) {
     let kept = bench.repo.keep(blob).await.unwrap();
     if steps > 2 {
         let (spec, settings) = (FunctionSpec::default(), AliasSettings::default());
-        bench.repo.publish(f, &spec, &settings, &kept, Expect::Any).await.unwrap();
+        bench.publish_kept(f, &spec, &settings, &kept, Expect::Any).await.unwrap();
     }
     std::mem::forget(kept);
 }
@@ -83,7 +83,7 @@ async fn a_first_deploy_cut_off_before_its_record_leaves_nothing() {
 async fn a_removal_cut_off_after_its_records_loses_its_code_at_the_next_start() {
     let (bench, f) = (Bench::new().await, named("f"));
     bench.publish(&f, "one", Expect::Any).await.unwrap();
-    bench.repo.remove(&f).await.unwrap();
+    bench.remove(&f).await.unwrap();
     assert_eq!(bench.files().len(), 1);
     let bench = after_crash(bench).await;
     assert_eq!(seen(&bench, &f).await, Seen { live: None, versions: vec![], code: vec![] });

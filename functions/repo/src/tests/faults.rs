@@ -81,10 +81,10 @@ async fn a_publication_whose_answer_was_lost_is_made_exactly_once() {
         assert_eq!((two.revision.version, two.alias.previous), (2, Some(one)), "{fault:?}");
         assert_eq!(bench.versions(&f).await, [1, 2]);
         store.fail(0, fault);
-        let back = bench.repo.promote(&f, &live(), &one, None, Expect::Revision(two.revision.id)).await.unwrap();
+        let back = bench.promote(&f, &live(), &one, None, Expect::Revision(two.revision.id)).await.unwrap();
         assert_eq!((back.version, back.previous), (1, Some(two.revision.id)));
         store.fail(0, fault);
-        assert_eq!(bench.repo.remove(&f).await.unwrap().len(), 2);
+        assert_eq!(bench.remove(&f).await.unwrap().len(), 2);
         assert_eq!(bench.versions(&f).await, Vec::<u64>::new());
     }
 }

@@ -28,13 +28,26 @@ pub(super) struct Flaky {
     inner: Memory,
     /// How many writes to pass on first, and then what.
     faults: Mutex<Option<(usize, Fault)>>,
-    /// Told when the next write has come, and waited for before it is passed on.
-    held: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
+    /// The write that is to be overtaken.
+    held: Mutex<Option<Held>>,
+}
+
+/// A write that waits before it is passed on.
+#[derive(Debug)]
+struct Held {
+    /// How many writes to pass on first.
+    after: usize,
+    reached: oneshot::Sender<()>,
+    may_go: oneshot::Receiver<()>,
 }
 
 impl Flaky {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: Memory::new(), faults: Mutex::default(), held: Mutex::default() })
+        Self::with(Memory::new())
+    }
+
+    pub(super) fn with(inner: Memory) -> Arc<Self> {
+        Arc::new(Self { inner, faults: Mutex::default(), held: Mutex::default() })
     }
 
     /// Lets `after` writes pass, then one fail.
@@ -48,8 +61,18 @@ impl Flaky {
         change: impl Future<Output = A>,
         meanwhile: impl Future<Output = B>,
     ) -> (A, B) {
+        self.overtaken_after(0, change, meanwhile).await
+    }
+
+    /// As [`overtaken`](Self::overtaken), before the write that follows the first `after`.
+    pub(super) async fn overtaken_after<A, B>(
+        &self,
+        after: usize,
+        change: impl Future<Output = A>,
+        meanwhile: impl Future<Output = B>,
+    ) -> (A, B) {
         let ((reached, comes), (go, may_go)) = (oneshot::channel(), oneshot::channel());
-        *self.held.lock().unwrap() = Some((reached, may_go));
+        *self.held.lock().unwrap() = Some(Held { after, reached, may_go });
         let meanwhile = async {
             comes.await.unwrap();
             let done = meanwhile.await;
@@ -57,6 +80,18 @@ impl Flaky {
             done
         };
         futures_util::future::join(change, meanwhile).await
+    }
+
+    /// Returns whether this write is to be overtaken.
+    fn held(&self) -> Option<Held> {
+        let mut held = self.held.lock().unwrap();
+        match held.as_mut() {
+            Some(Held { after, .. }) if *after > 0 => {
+                *after -= 1;
+                None
+            }
+            _ => held.take(),
+        }
     }
 
     fn fault(&self) -> Option<Fault> {
@@ -92,10 +127,9 @@ impl Store for Flaky {
     fn write(&self, write: Write, by: Instant) -> Fut<'_, Committed> {
         let id = write.id;
         Box::pin(async move {
-            let held = self.held.lock().unwrap().take();
-            if let Some((reached, go)) = held {
+            if let Some(Held { reached, may_go, .. }) = self.held() {
                 reached.send(()).unwrap();
-                go.await.unwrap();
+                may_go.await.unwrap();
             }
             match self.fault() {
                 None => self.inner.write(write, by).await,

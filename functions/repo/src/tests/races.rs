@@ -28,7 +28,7 @@ async fn of_two_moves_of_an_alias_from_the_same_revision_one_wins() {
     let (store, f) = (Flaky::new(), named("f"));
     let bench = Bench::over(store.clone()).await;
     let ([one, two, from], live) = (three(&bench, &f).await, live());
-    let to = |id| bench.repo.promote(&f, &live, id, None, Expect::Revision(from));
+    let to = |id| bench.promote(&f, &live, id, None, Expect::Revision(from));
     let (late, early) = store.overtaken(to(&one), to(&two)).await;
     assert_eq!((late, early.is_ok()), (Err(RepoError::Conflict { current: Some(two) }), true));
     let back = |code| bench.publish(&f, code, Expect::Revision(two));
@@ -41,8 +41,8 @@ async fn an_alias_never_points_to_a_revision_that_is_removed_meanwhile() {
     let (store, f) = (Flaky::new(), named("f"));
     let bench = Bench::over(store.clone()).await;
     let ([one, ..], canary) = (three(&bench, &f).await, Name::new("canary").unwrap());
-    let promotion = bench.repo.promote(&f, &canary, &one, None, Expect::Any);
-    let (late, removed) = store.overtaken(promotion, bench.repo.remove(&f)).await;
+    let promotion = bench.promote(&f, &canary, &one, None, Expect::Any);
+    let (late, removed) = store.overtaken(promotion, bench.remove(&f)).await;
     assert_eq!((late, removed.is_ok()), (Err(RepoError::Conflict { current: None }), true));
     assert_eq!(bench.repo.list(&f.namespace).await.unwrap(), []);
 }
@@ -77,7 +77,7 @@ async fn a_publication_is_whole_or_absent_wherever_the_store_goes_away() {
 async fn discarded_code_is_not_found_by_the_process_that_knew_it() {
     let (bench, f) = (Bench::new().await, named("f"));
     let code = bench.publish(&f, "one", Expect::Any).await.unwrap().revision.code;
-    bench.repo.remove(&f).await.unwrap();
+    bench.remove(&f).await.unwrap();
     assert!(bench.repo.discard(&code).await.unwrap());
     assert!(matches!(bench.repo.fetch(&code).await, Err(RepoError::NotFound(_))));
 }
