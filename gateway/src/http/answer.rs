@@ -9,6 +9,7 @@ use super::{Config, fields};
 
 const CALL_ID: HeaderName = HeaderName::from_static(headers::CALL_ID);
 const ORIGIN: HeaderName = HeaderName::from_static(headers::ORIGIN);
+const REVISION: HeaderName = HeaderName::from_static(headers::REVISION);
 const SERVER_TIMING: HeaderName = HeaderName::from_static(headers::SERVER_TIMING);
 const FUNCTION: HeaderValue = HeaderValue::from_static("function");
 
@@ -20,7 +21,7 @@ pub(super) fn from_reply(
     reply: Reply,
     head: bool,
 ) -> Response<Body> {
-    let Reply { mut response, timings, .. } = reply;
+    let Reply { mut response, timings, revision } = reply;
     if let Some(detail) = unfit(&response, config) {
         let problem = Problem::new(Component::Function, Reason::BadReply, detail).with_call(call);
         return with_timings(problem.into_response(), &timings);
@@ -29,6 +30,9 @@ pub(super) fn from_reply(
     settle_length(&mut response, head);
     response.headers_mut().insert(CALL_ID, call_text);
     response.headers_mut().insert(ORIGIN, FUNCTION);
+    if let Ok(revision) = HeaderValue::try_from(revision.0.short()) {
+        response.headers_mut().insert(REVISION, revision);
+    }
     with_timings(response, &timings)
 }
 

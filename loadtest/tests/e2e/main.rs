@@ -1,6 +1,7 @@
 //! The whole product from outside: the real binary, real clients, real servers.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod cluster;
 mod crash;
 mod deploys;
 mod faults;

@@ -12,14 +12,14 @@ use crate::{House, house_with};
 
 const QUEUE: &str = "order.placed";
 
-async fn channel(url: &str) -> Channel {
+pub(crate) async fn channel(url: &str) -> Channel {
     let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     channel
 }
 
-async fn queue_exists(url: &str) {
+pub(crate) async fn queue_exists(url: &str) {
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
     for _ in 0..600 {
         if channel(url).await.queue_declare(QUEUE.into(), options, FieldTable::default()).await.is_ok() {
@@ -31,7 +31,7 @@ async fn queue_exists(url: &str) {
 }
 
 /// Publishes until the broker confirms: it refuses while a queue of it still elects its leader.
-async fn publish(channel: &Channel, id: &str, body: &str) {
+pub(crate) async fn publish(channel: &Channel, id: &str, body: &str) {
     let mut headers = FieldTable::default();
     for (key, value) in
         [("ce-id", id), ("ce-source", "/shop"), ("ce-type", "com.example.order.placed"), ("ce-specversion", "1.0")]
@@ -54,7 +54,7 @@ async fn publish(channel: &Channel, id: &str, body: &str) {
     panic!("the broker did not confirm {id}");
 }
 
-fn order(n: u32) -> String {
+pub(crate) fn order(n: u32) -> String {
     format!(r#"{{"id":"m-{n}","customer":"ada","items":[{{"sku":"tea","quantity":1,"price_cents":100}}]}}"#)
 }
 

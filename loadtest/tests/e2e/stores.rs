@@ -43,7 +43,7 @@ alike! {
 }
 
 /// Returns what makes a platform use the shared node.
-fn on_cassandra(keyspace: &str) -> Options {
+pub(crate) fn on_cassandra(keyspace: &str) -> Options {
     let node = cassandra::shared().unwrap();
     let env = [
         ("FAAS_STORE_TYPE", "cassandra".to_owned()),
@@ -53,7 +53,7 @@ fn on_cassandra(keyspace: &str) -> Options {
     Options { env: env.map(|(name, value)| (name.to_owned(), value)).into(), ..Options::default() }
 }
 
-async fn migrate(options: &Options) -> (i32, String) {
+pub(crate) async fn migrate(options: &Options) -> (i32, String) {
     let mut command = tokio::process::Command::new(faas_loadtest::platform::binary().unwrap());
     command.args(["baas", "migrate"]).envs(options.env.iter().map(|(name, value)| (name, value)));
     let output = command.output().await.unwrap();

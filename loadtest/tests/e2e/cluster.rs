@@ -1,0 +1,186 @@
+//! Several processes over one Cassandra: any of them deploys, all of them serve, and any of them may die.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use faas_loadtest::broker::{Broker, free_port};
+use faas_loadtest::http::Client;
+use faas_loadtest::platform::{Options, Platform};
+use faas_loadtest::{cassandra, samples};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::messages::{channel, order, publish, queue_exists};
+use crate::stores::{migrate, on_cassandra};
+
+/// Longest wait for what should come within a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Two platforms over one keyspace.
+struct Pair {
+    one: Platform,
+    two: Platform,
+    client: Client,
+    options: Options,
+    folder: TempDir,
+}
+
+async fn pair(flags: &[&str]) -> Pair {
+    let mut options = on_cassandra(&cassandra::keyspace());
+    let (code, text) = migrate(&options).await;
+    assert_eq!(code, 0, "{text}");
+    options.flags = flags.iter().map(ToString::to_string).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let start = |name| {
+        let (data, options) = (folder.path().join(name), options.clone());
+        async move { Platform::start(&data, options).await }
+    };
+    let (one, two) = (start("one").await.unwrap(), start("two").await.unwrap());
+    Pair { one, two, client: Client::default(), options, folder }
+}
+
+impl Pair {
+    /// Writes a function whose code is unlike any other, with more lines of its manifest.
+    fn version(&self, name: &str, mark: u64, lines: &str) -> PathBuf {
+        let folder = self.folder.path().join(format!("{name}-{mark}"));
+        samples::manifest(&folder, name, "hello", lines).unwrap();
+        samples::mark(&folder, mark).unwrap();
+        folder
+    }
+
+    /// Waits until the platform answers for a function with that revision, or with 404.
+    async fn answers(&self, platform: &Platform, name: &str, revision: Option<&str>) {
+        let (url, began) = (platform.url(&format!("/function/{name}")), Instant::now());
+        loop {
+            let answer = self.client.get(&url).await.unwrap();
+            let good = match revision {
+                Some(revision) => answer.status == 200 && answer.header("x-faas-revision") == &revision[..12],
+                None => answer.status == 404,
+            };
+            if good {
+                return;
+            }
+            let got = (answer.status, answer.header("x-faas-revision").to_owned());
+            assert!(began.elapsed() < PATIENCE, "{name}: wanted {revision:?}, got {got:?}: {}", platform.log_tail());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn deploy(platform: &Platform, folder: &std::path::Path) -> String {
+    let deployed: Value = serde_json::from_str(&platform.deploy(folder).await.unwrap().stdout).unwrap();
+    let deployed = deployed.as_array().map_or(&deployed, |all| &all[0]);
+    deployed["revision"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_one_process_changes_is_served_by_the_other() {
+    let p = pair(&[]).await;
+    let first = deploy(&p.one, &p.version("f", 1, "")).await;
+    p.answers(&p.two, "f", Some(&first)).await;
+    let second = deploy(&p.two, &p.version("f", 2, "")).await;
+    p.answers(&p.one, "f", Some(&second)).await;
+    // One that never saw the first revision's file deployed by itself goes back to it.
+    assert_eq!(p.two.cli(&["rollback", "f"]).await.unwrap().code, 0);
+    p.answers(&p.one, "f", Some(&first)).await;
+    p.answers(&p.two, "f", Some(&first)).await;
+    assert_eq!(p.one.cli(&["rm", "f"]).await.unwrap().code, 0);
+    p.answers(&p.two, "f", None).await;
+    let third = deploy(&p.two, &p.version("f", 3, "")).await;
+    p.answers(&p.one, "f", Some(&third)).await;
+}
+
+#[tokio::test]
+async fn a_route_belongs_to_one_function_whichever_process_deploys() {
+    let p = pair(&[]).await;
+    let route = "[[functions.NAME.trigger.http]]\nroute = \"/shop\"\n";
+    let folders = ["a", "b"].map(|name| p.version(name, 1, &route.replace("NAME", name)));
+    let deploys = [(&p.one, &folders[0]), (&p.two, &folders[1])];
+    let outcomes = futures_util::future::join_all(deploys.map(|(platform, folder)| {
+        let folder = folder.to_str().unwrap().to_owned();
+        async move { platform.cli(&["deploy", &folder]).await.unwrap() }
+    }));
+    let outcomes = outcomes.await;
+    let refused: Vec<_> = outcomes.iter().filter(|outcome| outcome.code != 0).collect();
+    assert_eq!(refused.len(), 1, "{outcomes:?}");
+    assert!(refused[0].stderr.contains("/shop") && refused[0].stderr.contains("belongs to"), "{}", refused[0].stderr);
+}
+
+#[tokio::test]
+async fn the_token_of_one_is_let_in_by_the_other_and_state_is_the_same() {
+    let p = pair(&[]).await;
+    let token = format!("Bearer {}", p.one.token().unwrap());
+    assert_ne!(p.one.token().unwrap(), p.two.token().unwrap());
+    let headers = [("authorization", token.as_str())];
+    // The first process reads the tokens of others every second; the second one read this one's at its start.
+    let put = p.client.send(http::Method::PUT, &p.two.baas("/kv/b/k"), &headers, "v").await.unwrap();
+    assert_eq!(put.status, 204, "{}", put.text());
+    let read = p.client.send(http::Method::GET, &p.one.baas("/kv/b/k"), &headers, String::new()).await.unwrap();
+    assert_eq!((read.status.as_u16(), read.text().as_str()), (200, "v"));
+    let stranger = [("authorization", "Bearer faas_root_00000000_0000")];
+    let refused = p.client.send(http::Method::GET, &p.one.baas("/kv/b/k"), &stranger, String::new()).await.unwrap();
+    assert_eq!(refused.status, 401);
+}
+
+#[tokio::test]
+async fn a_killed_process_takes_nothing_with_it() {
+    let mut p = pair(&[]).await;
+    let order =
+        json!({ "id": "o-1", "customer": "ada", "items": [{ "sku": "tea", "quantity": 2, "price_cents": 450 }] });
+    let orders = deploy(&p.one, &samples::folder("orders")).await;
+    let hello = deploy(&p.one, &p.version("f", 1, "")).await;
+    let placed = p.client.post(&p.one.url("/function/orders/orders"), &order).await.unwrap();
+    assert_eq!(placed.status, 201, "{}", placed.text());
+    p.answers(&p.two, "orders", Some(&orders)).await;
+    p.one.kill().await.unwrap();
+    // Its folder, with the only files of the code so far, is gone with it.
+    std::fs::remove_dir_all(p.folder.path().join("one")).unwrap();
+    p.answers(&p.two, "f", Some(&hello)).await;
+    let read = p.client.get(&p.two.url("/function/orders/orders/o-1")).await.unwrap();
+    assert_eq!((read.status.as_u16(), &read.json()["customer"]), (200, &json!("ada")), "{}", read.text());
+    let next = deploy(&p.two, &p.version("f", 2, "")).await;
+    let new = Platform::start(&p.folder.path().join("three"), p.options.clone()).await.unwrap();
+    p.answers(&new, "f", Some(&next)).await;
+    let read = p.client.get(&new.url("/function/orders/orders/o-1")).await.unwrap();
+    assert_eq!(read.status, 200, "{}", read.text());
+}
+
+#[tokio::test]
+async fn messages_are_taken_by_both_and_each_counts_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&folder.path().join("broker"), free_port().unwrap() + 600).await.unwrap();
+    let p = pair(&["--amqp-url", &broker.url()]).await;
+    deploy(&p.one, &samples::folder("orders")).await;
+    queue_exists(&broker.url()).await;
+    let metric = async |platform: &Platform, name: &str| {
+        let token = format!("Bearer {}", platform.token().unwrap());
+        let headers = [("authorization", token.as_str())];
+        let answer = p.client.send(http::Method::GET, &platform.control("/metrics"), &headers, String::new()).await;
+        let text = answer.unwrap().text();
+        let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
+        values.filter_map(|value| value.parse::<f64>().ok()).sum::<f64>()
+    };
+    let consumes = async |platform: &Platform| metric(platform, "faas_amqp_consumers{").await > 0.0;
+    let began = Instant::now();
+    while !(consumes(&p.one).await && consumes(&p.two).await) {
+        assert!(began.elapsed() < PATIENCE, "both consume: {}", p.two.log_tail());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let sender = channel(&broker.url()).await;
+    for n in 0..100 {
+        publish(&sender, &format!("e-{n}"), &order(n)).await;
+    }
+    publish(&sender, "e-7", &order(7)).await;
+    let began = Instant::now();
+    loop {
+        let totals = p.client.get(&p.one.url("/function/orders/totals")).await.unwrap().json();
+        if totals["count"].as_u64() == Some(100) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "totals stay at {totals}: {}", p.one.log_tail());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for platform in [&p.one, &p.two] {
+        assert!(metric(platform, "faas_amqp_messages_total{").await > 0.0, "each took some");
+    }
+}
