@@ -4,6 +4,7 @@
 mod crashes;
 mod faults;
 mod flaky;
+mod model;
 mod races;
 mod sharing;
 
