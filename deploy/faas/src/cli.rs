@@ -157,6 +157,26 @@ pub(crate) struct Up {
 pub(crate) enum Baas {
     /// Make or update the schema of the cluster that the configuration names
     Migrate(Layers),
+    /// Write functions and state of the configured store to a file, as NDJSON
+    #[command(after_help = "Example:\n  faas baas export all.ndjson")]
+    Export(Transfer),
+    /// Bring functions and state of an exported file into the configured store
+    #[command(after_help = "Example:\n  FAAS_STORE_TYPE=cassandra faas baas import all.ndjson")]
+    Import {
+        #[command(flatten)]
+        transfer: Transfer,
+        /// What is done about a row that is there already: refuse, keep or replace
+        #[arg(long, default_value = "refuse")]
+        existing: faas_transfer::Existing,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Transfer {
+    /// The file
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) layers: Layers,
 }
 
 #[derive(Debug, Args)]

@@ -311,6 +311,15 @@ impl CodeRepo for FolderRepo {
         })
     }
 
+    fn changed_beside_turns(&self) -> Fut<'_, ()> {
+        Box::pin(async move {
+            match &self.shared {
+                Some(Shared { journal, .. }) => journal.skip().await,
+                None => Ok(()),
+            }
+        })
+    }
+
     fn publish<'a>(
         &'a self,
         turn: &'a Turn,

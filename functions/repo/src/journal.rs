@@ -160,6 +160,17 @@ impl Journal {
         Err(StoreError::Conflict(None).into())
     }
 
+    /// Counts a change that is not recorded, so that all who listen find that they missed one.
+    pub(crate) async fn skip(&self) -> Result<(), RepoError> {
+        for _ in 0..TRIES_MAX {
+            let Top { head, require, .. } = self.top().await?;
+            if self.write(vec![put_head(&Head { last: head.last + 1, ..head }, require)?]).await?.is_some() {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Conflict(None).into())
+    }
+
     /// Reads the head and what is coming; ends a change that was open for too long.
     async fn top(&self) -> Result<Top, RepoError> {
         loop {

@@ -41,6 +41,12 @@ pub use upload::{Blob, Kept, Upload};
 /// Most aliases of one function.
 pub const ALIASES_MAX: usize = 64;
 
+/// Returns whether a partition tells of running processes, and stays behind where everything else is moved.
+#[must_use]
+pub fn stays_behind(space: faas_store::Space, partition: &[u8]) -> bool {
+    space == faas_store::Space::Catalog && partition == journal::PARTITION
+}
+
 /// The result of a repository call.
 pub type Fut<'a, T> = BoxFuture<'a, Result<T, RepoError>>;
 
@@ -148,6 +154,12 @@ pub trait CodeRepo: Send + Sync + fmt::Debug {
     /// # Errors
     /// What the store failed with; nothing depends on it.
     fn foretell<'a>(&'a self, runtime: RuntimeKind, code: &'a Kept) -> Fut<'a, ()>;
+
+    /// Tells other processes that records were changed beside all turns: they read everything anew.
+    ///
+    /// # Errors
+    /// What the store failed with.
+    fn changed_beside_turns(&self) -> Fut<'_, ()>;
 
     /// Publishes a revision of the turn's function and points `live` at it, in one store write.
     ///

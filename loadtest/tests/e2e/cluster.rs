@@ -1,12 +1,13 @@
 //! Several processes over one Cassandra: any of them deploys, all of them serve, and any of them may die.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use faas_loadtest::broker::{Broker, free_port};
 use faas_loadtest::http::Client;
 use faas_loadtest::platform::{Options, Platform};
 use faas_loadtest::{cassandra, samples};
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -67,7 +68,7 @@ impl Pair {
     }
 }
 
-async fn deploy(platform: &Platform, folder: &std::path::Path) -> String {
+async fn deploy(platform: &Platform, folder: &Path) -> String {
     let deployed: Value = serde_json::from_str(&platform.deploy(folder).await.unwrap().stdout).unwrap();
     let deployed = deployed.as_array().map_or(&deployed, |all| &all[0]);
     deployed["revision"].as_str().unwrap().to_owned()
@@ -143,6 +144,69 @@ async fn a_killed_process_takes_nothing_with_it() {
     p.answers(&new, "f", Some(&next)).await;
     let read = p.client.get(&new.url("/function/orders/orders/o-1")).await.unwrap();
     assert_eq!(read.status, 200, "{}", read.text());
+}
+
+/// Everything of an embedded store goes into Cassandra, while a process runs over it, and answers as before.
+#[tokio::test]
+async fn what_is_exported_from_one_store_is_served_from_the_other() {
+    const KEYS: u32 = 1_000;
+    let (mut old, p) = (crate::house().await, pair(&[]).await);
+    let orders = deploy(&old.platform, &samples::folder("orders")).await;
+    let version = deploy(&old.platform, &p.version("f", 1, "")).await;
+    let order =
+        json!({ "id": "o-1", "customer": "ada", "items": [{ "sku": "tea", "quantity": 2, "price_cents": 450 }] });
+    assert_eq!(old.client.post(&old.platform.url("/function/orders/orders"), &order).await.unwrap().status, 201);
+    let send = async |platform: &Platform, method: http::Method, n: u32, body: String| {
+        let token = format!("Bearer {}", platform.token().unwrap());
+        let headers = [("authorization", token.as_str())];
+        p.client.send(method, &platform.baas(&format!("/kv/b/key-{n}")), &headers, body).await.unwrap()
+    };
+    futures_util::stream::iter(0..KEYS)
+        .for_each_concurrent(32, async |n| {
+            assert_eq!(send(&old.platform, http::Method::PUT, n, format!("value {n}")).await.status, 204);
+        })
+        .await;
+    let (file, data) = (p.folder.path().join("all.ndjson"), old.platform.data().join("state"));
+    let (code, text) = transfer(&["export"], &file, &data, &Options::default()).await;
+    assert!(code == 75 && text.contains("in use"), "while it runs: {code} {text}");
+    old.platform.terminate().await.unwrap();
+    let (code, text) = transfer(&["export"], &file, &data, &Options::default()).await;
+    assert_eq!(code, 0, "{text}");
+    let new = p.folder.path().join("importer");
+    let (code, text) = transfer(&["import"], &file, &new, &p.options).await;
+    assert!(code == 0 && text.contains("2 codes"), "{text}");
+    let (code, text) = transfer(&["import"], &file, &new, &p.options).await;
+    assert!(code == 1 && text.contains("already"), "{code} {text}");
+    let (code, text) = transfer(&["import", "--existing", "keep"], &file, &new, &p.options).await;
+    assert!(code == 0 && text.contains("and 0 rows"), "{text}");
+    for platform in [&p.one, &p.two] {
+        p.answers(platform, "f", Some(&version)).await;
+        p.answers(platform, "orders", Some(&orders)).await;
+    }
+    futures_util::stream::iter(0..KEYS)
+        .for_each_concurrent(32, async |n| {
+            let platform = if n % 2 == 0 { &p.one } else { &p.two };
+            assert_eq!(send(platform, http::Method::GET, n, String::new()).await.text(), format!("value {n}"));
+        })
+        .await;
+    let read = p.client.get(&p.two.url("/function/orders/orders/o-1")).await.unwrap();
+    assert_eq!((read.status.as_u16(), &read.json()["customer"]), (200, &json!("ada")), "{}", read.text());
+    let again = p.client.post(&p.one.url("/function/orders/orders"), &order).await.unwrap();
+    assert_eq!(
+        p.client.get(&p.one.url("/function/orders/totals")).await.unwrap().json()["count"],
+        1,
+        "{}",
+        again.text()
+    );
+}
+
+/// Runs `faas baas export` or `import` over a data folder.
+async fn transfer(verb: &[&str], file: &Path, data: &Path, options: &Options) -> (i32, String) {
+    let mut command = tokio::process::Command::new(faas_loadtest::platform::binary().unwrap());
+    command.arg("baas").args(verb).arg(file).arg("--data").arg(data);
+    let output = command.envs(options.env.iter().cloned()).output().await.unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap(), text)
 }
 
 #[tokio::test]

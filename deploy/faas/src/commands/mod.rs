@@ -34,6 +34,8 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Logs(logs) => block_on(logs::run(&logs)),
         Command::Kv(kv) => block_on(kv::run(&kv)),
         Command::Baas(Baas::Migrate(layers)) => block_on(server::store::migrate(Settings::load(&layers)?)),
+        Command::Baas(Baas::Export(transfer)) => block_on(server::transfer::export(&transfer)),
+        Command::Baas(Baas::Import { transfer, existing }) => block_on(server::transfer::import(&transfer, existing)),
         Command::Version => output::line(concat!("faas ", env!("CARGO_PKG_VERSION"))),
         // `main` has taken the compiler's name before any other parsing.
         Command::Compile => Err(Failure::new(Exit::Usage, "`__compile` takes no options", "it is the server's own")),

@@ -4,6 +4,7 @@ mod listeners;
 mod parts;
 mod signals;
 pub(crate) mod store;
+pub(crate) mod transfer;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -12,7 +12,6 @@ use faas_gateway::amqp::Consumers;
 use faas_gateway::front::{self, Handler, Peer};
 use faas_gateway::{amqp, http as gateway};
 use faas_model::{Body, Component, FunctionName, Name};
-use faas_repo::FolderRepo;
 use faas_runtime::Runtime;
 use faas_runtime::egress::Egress;
 use faas_runtime::logs::LogBook;
@@ -125,10 +124,7 @@ async fn open_service(
 ) -> Outcome<FunctionService> {
     let hint = "check the disk and the owner of the data folder";
     let logs = LogBook::open(data.folder("logs")?, settings.logs.clone()).map_err(|e| cannot("the logs", &e, hint))?;
-    let repo = FolderRepo::open(data.folder("blobs")?, settings.repo.clone(), store.store.clone())
-        .await
-        .map_err(|e| cannot("the code repository", &e, hint))?;
-    let repo = if store.shared() { repo.sharing(store.store.clone(), WallClock::system()) } else { repo };
+    let repo = store.repo(settings, data).await?;
     // Whatever happens to this program's file meanwhile: this very program compiles.
     let compile = CompileCommand { program: "/proc/self/exe".into(), args: vec!["__compile".into()] };
     let egress = Egress::open(settings.egress.clone())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use faas_cassandra::Cassandra;
 use faas_data_folder::DataFolder;
+use faas_repo::FolderRepo;
 use faas_store::{Embedded, Store, WallClock};
 
 use super::parts::cannot;
@@ -39,6 +40,14 @@ impl Opened {
     /// Returns whether other processes may use the store too.
     pub(super) fn shared(&self) -> bool {
         self.embedded.is_none()
+    }
+
+    /// Opens the code repository over it.
+    pub(super) async fn repo(&self, settings: &Settings, data: &DataFolder) -> Outcome<FolderRepo> {
+        let repo = FolderRepo::open(data.folder("blobs")?, settings.repo.clone(), self.store.clone()).await;
+        let hint = "check the disk and the owner of the data folder";
+        let repo = repo.map_err(|e| cannot("the code repository", &e, hint))?;
+        Ok(if self.shared() { repo.sharing(self.store.clone(), WallClock::system()) } else { repo })
     }
 
     /// Gives back what a start read into memory: most functions are not called soon.
