@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use faas_model::{Body, Name, Reason};
+use faas_model::{Body, Name, Reason, headers};
 use faas_store::bucket::{BucketName, Buckets, Entry, VALUE_BYTES_MAX};
-use faas_store::{Cursor, Require, StoreError, Version, WallClock};
+use faas_store::{Cursor, Read, Require, StoreError, Version, WallClock};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
@@ -52,20 +52,18 @@ struct Inner {
     auth: Auth,
     config: Config,
     clock: WallClock,
+    /// What the store is called.
+    store: HeaderValue,
     metrics: Metrics,
 }
 
 impl Door {
-    /// Returns the door to `buckets` with default settings.
+    /// Returns the door to the `buckets` of a `store` of that name, with settings and the clock that a time to live
+    /// counts from. Every answer tells the name, which is of letters alone.
     #[must_use]
-    pub fn new(buckets: Buckets, auth: Auth) -> Self {
-        Self::with(buckets, auth, Config::default(), WallClock::system())
-    }
-
-    /// Returns the door with settings and the clock that a time to live counts from.
-    #[must_use]
-    pub fn with(buckets: Buckets, auth: Auth, config: Config, clock: WallClock) -> Self {
-        Self(Arc::new(Inner { buckets, auth, config, clock, metrics: Metrics::register() }))
+    pub fn new(buckets: Buckets, store: &'static str, auth: Auth, config: Config, clock: WallClock) -> Self {
+        let (store, metrics) = (HeaderValue::from_static(store), Metrics::register());
+        Self(Arc::new(Inner { buckets, auth, config, clock, store, metrics }))
     }
 
     /// Answers one request.
@@ -76,7 +74,8 @@ impl Door {
         let inner = Arc::clone(&self.0);
         async move {
             let began = Instant::now();
-            let (op, response) = inner.answer(request, began).await;
+            let (op, mut response) = inner.answer(request, began).await;
+            response.headers_mut().insert(headers::STORE, inner.store.clone());
             inner.metrics.answered(op, response.status(), began.elapsed());
             tracing::debug!(?op, status = response.status().as_u16(), "key-value request");
             response
@@ -141,7 +140,8 @@ impl Inner {
     }
 
     async fn get(&self, bucket: &BucketName, key: &str, headers: &HeaderMap, head: bool, by: Instant) -> Answer {
-        let entry = self.buckets.get(bucket, key, by).await.map_err(|error| Box::new(failed(error)))?;
+        let entry =
+            self.buckets.get(bucket, key, freshness(headers), by).await.map_err(|error| Box::new(failed(error)))?;
         let Some(entry) = entry else {
             return Err(no(Reason::NotFound, "there is no such key"));
         };
@@ -241,6 +241,21 @@ fn ttl(headers: &HeaderMap) -> Result<Option<Duration>, Refused> {
     match ttl.to_str().ok().and_then(|text| text.parse::<u64>().ok()) {
         Some(seconds) if (1..=TTL_S_MAX).contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
         _ => Err(no(Reason::BadRequest, format!("Faas-TTL is not a number of 1 to {TTL_S_MAX} seconds"))),
+    }
+}
+
+/// Returns how fresh a read has to be: one with a condition, or that asks for no cache (RFC 9111 §5.2.1.4), is of what
+/// is stored now.
+fn freshness(headers: &HeaderMap) -> Read {
+    let no_cache = |value: &HeaderValue| {
+        let directives = value.as_bytes().split(|byte| *byte == b',');
+        directives.map(<[u8]>::trim_ascii).any(|directive| directive.eq_ignore_ascii_case(b"no-cache"))
+    };
+    let conditional = headers.contains_key(header::IF_NONE_MATCH) || headers.contains_key(header::IF_MATCH);
+    if conditional || headers.get_all(header::CACHE_CONTROL).iter().any(no_cache) {
+        Read::Linearizable
+    } else {
+        Read::Local
     }
 }
 

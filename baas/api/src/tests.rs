@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use faas_model::{Body, BodyError, Digest, Name};
 use faas_store::bucket::Buckets;
-use faas_store::{Embedded, EmbeddedConfig, Memory, Store, WallClock, WallTime};
+use faas_store::{Cached, Embedded, EmbeddedConfig, Memory, Store, WallClock, WallTime};
 use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ struct Tried {
 
 fn door(store: Arc<dyn Store>, clock: &WallClock, config: Config) -> Door {
     let auth = Auth::token_sha256(*Digest::of(b"secret").as_bytes());
-    Door::with(Buckets::new(store), auth, config, clock.clone())
+    Door::new(Buckets::new(store), "tried", auth, config, clock.clone())
 }
 
 /// Returns the door over an embedded store and over the strict one in memory.
@@ -302,7 +302,7 @@ async fn nobody_comes_in_without_the_token() {
 async fn the_namespace_comes_from_the_token_alone() {
     let store: Arc<dyn Store> = Arc::new(Memory::new());
     let auth = Auth::check(|token| Name::new(token).ok());
-    let door = Door::new(Buckets::new(store), auth);
+    let door = Door::new(Buckets::new(store), "tried", auth, Config::default(), WallClock::system());
     let ask = async |token: &str, method: &str, target: &str| {
         let request = Request::builder().method(method).uri(target).header("authorization", format!("bearer {token}"));
         Said::of(door.handle(request.body(Body::from(token.to_owned())).unwrap()).await).await
@@ -445,4 +445,32 @@ async fn a_closed_store_is_503() {
         assert_eq!((said.status, said.reason().as_str()), (503, "store_unavailable"), "{method} {target}");
         assert!(said.headers.contains_key("retry-after"));
     }
+}
+
+/// What another process writes is missed by plain reads alone, where the operator allows that; every answer, a refusal
+/// too, tells the store.
+#[tokio::test]
+async fn plain_reads_may_be_stale_and_reads_with_a_condition_never() {
+    let clock = WallClock::manual(WallTime(1_000_000));
+    let shared: Arc<dyn Store> = Arc::new(Memory::with_clock(clock.clone()));
+    let here = Cached::new(shared.clone(), clock.clone(), Duration::from_secs(3600), 1 << 20);
+    let (here, there) = (door(Arc::new(here), &clock, Config::default()), door(shared, &clock, Config::default()));
+    let ask = async |door: &Door, method: &str, headers: &[(&str, &str)], body: &str| {
+        Said::of(door.handle(request(method, "/kv/b/k", headers, body.to_owned())).await).await
+    };
+    for (value, headers) in [
+        ("1", ("if-none-match", "\"0\"")),
+        ("2", ("if-match", "*")),
+        ("3", ("cache-control", "no-cache")),
+        ("4", ("cache-control", "max-age=7 , No-Cache")),
+    ] {
+        let before = ask(&here, "GET", &[], "").await;
+        assert_eq!(before.header("faas-store"), "tried");
+        assert_eq!(ask(&there, "PUT", &[], value).await.status, 204);
+        let stale = ask(&here, "GET", &[("cache-control", "max-age=7")], "").await;
+        assert_eq!((stale.status, &stale.body), (before.status, &before.body));
+        assert_eq!(ask(&here, "GET", &[headers], "").await.body, value);
+    }
+    let refused = Said::of(here.handle(Request::new(Body::Empty)).await).await;
+    assert_eq!((refused.status, refused.header("faas-store")), (401, "tried"));
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use faas_model::units::Millis;
+use faas_model::units::{ByteSize, Millis};
 use serde::{Deserialize, Serialize};
 
 use crate::cql::{self, Identifier, IdentifierError};
@@ -43,6 +43,10 @@ pub struct Config {
     pub log_keep: Millis,
     /// Most difference between the clocks of the nodes and of this machine.
     pub clock_skew_max: Millis,
+    /// How old what a plain read of a value tells may be; 0 keeps nothing, and every read is linearizable.
+    pub cache_age_max: Millis,
+    /// Bytes that are kept for such reads, at most.
+    pub cache_bytes_max: ByteSize,
 }
 
 impl Default for Config {
@@ -63,6 +67,8 @@ impl Default for Config {
             outcome_keep: Millis(3_600_000),
             log_keep: Millis(86_400_000),
             clock_skew_max: Millis(1_000),
+            cache_age_max: Millis(0),
+            cache_bytes_max: ByteSize::mib(64),
         }
     }
 }
@@ -138,6 +144,8 @@ impl Config {
             ("outcome_keep", self.outcome_keep.0, 60_000, 30 * 86_400_000),
             ("log_keep", self.log_keep.0, 60_000, 365 * 86_400_000),
             ("clock_skew_max", self.clock_skew_max.0, 1, 60_000),
+            ("cache_age_max", self.cache_age_max.0, 0, 3_600_000),
+            ("cache_bytes_max", self.cache_bytes_max.0, 1 << 20, 64 << 30),
         ] {
             bounds(key, value, min, max)?;
         }
@@ -167,6 +175,10 @@ mod tests {
         assert!(told.contains("in_flight_max = 0") && told.contains("1 to 100000"), "{told}");
         assert!(with(|c| c.in_flight_max = 100_001).is_some());
         assert!(with(|c| c.request_timeout = Millis(99)).unwrap().contains("request_timeout = 99"));
+        assert_eq!(with(|c| c.cache_age_max = Millis(3_600_000)), None);
+        assert!(with(|c| c.cache_age_max = Millis(3_600_001)).unwrap().contains("cache_age_max = 3600001"));
+        assert_eq!(with(|c| c.cache_bytes_max = ByteSize(1 << 20)), None);
+        assert!(with(|c| c.cache_bytes_max = ByteSize((1 << 20) - 1)).unwrap().contains("cache_bytes_max = 1048575"));
         assert!(with(|c| c.nodes.clear()).unwrap().contains("host:port"));
         assert!(with(|c| c.keyspace = "a b".into()).unwrap().contains("keyspace"));
         assert!(with(|c| c.replication = [("dc1".into(), 0)].into()).unwrap().contains("replication = 0"));

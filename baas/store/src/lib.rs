@@ -9,6 +9,7 @@
 
 pub mod bounds;
 pub mod bucket;
+mod cached;
 mod clock;
 pub mod conformance;
 pub mod cursor;
@@ -22,6 +23,7 @@ pub use bounds::{
     CHANGES_MAX, GET_MANY_BYTES_MAX, KEYS_MAX, PAGE_ROWS_MAX, PARTITION_BYTES_MAX, ROW_VALUE_BYTES_MAX, SORT_BYTES_MAX,
     TRANSACTION_CHANGES_MAX, WRITE_BYTES_MAX,
 };
+pub use cached::Cached;
 pub use clock::{WallClock, expired};
 pub use embedded::{Config as EmbeddedConfig, Embedded, OpenError};
 pub use error::{Bound, StoreError};

@@ -78,6 +78,8 @@ pub mod headers {
     pub const SERVER_TIMING: &str = "server-timing";
     /// The number of tries before this one, on messages that are retried.
     pub const ATTEMPTS: &str = "x-faas-attempts";
+    /// The type of the store behind the key-value door, `embedded` or `cassandra`, on every answer of it.
+    pub const STORE: &str = "faas-store";
     /// Prefix of the platform's own headers, which clients may not send to functions.
     pub const PLATFORM_PREFIX: &str = "x-faas-";
 }

@@ -28,7 +28,9 @@ macro_rules! alike {
 }
 
 mod here {
-    pub(super) use super::{keys_are_written_compared_counted_and_listed, state_survives_the_process};
+    pub(super) use super::{
+        every_answer_names_the_store, keys_are_written_compared_counted_and_listed, state_survives_the_process,
+    };
 }
 
 alike! {
@@ -40,6 +42,7 @@ alike! {
     deploys::no_request_fails_while_revisions_change,
     here::keys_are_written_compared_counted_and_listed,
     here::state_survives_the_process,
+    here::every_answer_names_the_store,
 }
 
 /// Returns what makes a platform use the shared node.
@@ -134,4 +137,22 @@ async fn state_survives_the_process(mut h: House) {
     h.platform = h.platform.crash_and_restart().await.unwrap();
     let read = h.client.get(&h.platform.url("/function/orders/orders/o-1")).await.unwrap();
     assert_eq!((read.status.as_u16(), &read.json()["customer"]), (200, &json!("ada")), "{}", read.text());
+}
+
+/// Which store it is, on answers of every kind; the configuration decides.
+async fn every_answer_names_the_store(h: House) {
+    let token = format!("Bearer {}", h.platform.token().unwrap());
+    let is =
+        if h.platform.options().env.iter().any(|(_, value)| value == "cassandra") { "cassandra" } else { "embedded" };
+    let with: &[(&str, &str)] = &[("authorization", &token)];
+    for (method, path, headers, status) in [
+        (Method::PUT, "/kv/b/one", with, 204),
+        (Method::GET, "/kv/b/one", with, 200),
+        (Method::GET, "/kv/b/none", with, 404),
+        (Method::PATCH, "/kv/b/one", with, 405),
+        (Method::GET, "/kv/b/one", &[], 401),
+    ] {
+        let answer = h.client.send(method, &h.platform.baas(path), headers, String::new()).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.header("faas-store")), (status, is), "{path}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use faas_model::{FunctionName, Name};
+use faas_store::Read;
 use faas_store::bucket::Buckets;
 use tokio::time::{Instant, sleep};
 
@@ -141,7 +142,7 @@ async fn counters(world: &Durable) {
     let by = Instant::now() + Duration::from_secs(1);
     let mut numbers = [0_i64; 2];
     for (number, key) in numbers.iter_mut().zip(["count", "swap"]) {
-        let found = buckets.get(&bucket(), key, by).await.expect("the store itself is sound");
+        let found = buckets.get(&bucket(), key, Read::Linearizable, by).await.expect("the store itself is sound");
         let text = found.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
         *number = text.and_then(|text| text.parse().ok()).unwrap_or_default();
     }

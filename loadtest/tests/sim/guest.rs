@@ -8,7 +8,7 @@ use bytes::Bytes;
 use faas_model::{Body, BodyError, Name, Reason, TriggerKind, headers};
 use faas_runtime::{Call, RuntimeError, Unit};
 use faas_store::bucket::{BucketName, Buckets};
-use faas_store::{Require, StoreError};
+use faas_store::{Read, Require, StoreError};
 use http::{Response, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -179,7 +179,7 @@ impl Guest {
     /// Replaces a number by the next one if it did not change meanwhile.
     async fn swap(&self) {
         let by = Instant::now() + STORE_PATIENCE;
-        let Ok(found) = self.buckets.get(&bucket(), "swap", by).await else { return };
+        let Ok(found) = self.buckets.get(&bucket(), "swap", Read::Linearizable, by).await else { return };
         let (now, require) = match &found {
             None => (0, Require::Absent),
             Some(entry) => {

@@ -105,13 +105,20 @@ impl Buckets {
         Self { store, lanes: Arc::default() }
     }
 
-    /// Reads a key, linearizably.
+    /// Reads a key. What a write will be judged by is read linearizably; what is only looked at may be
+    /// [`Read::Local`], which is as fresh as the operator wants it ([`Cached`](crate::Cached)).
     ///
     /// # Errors
     /// As [`Store::get`]; `TooLarge` for a key over its bound.
-    pub async fn get(&self, bucket: &BucketName, key: &str, by: Instant) -> Result<Option<Entry>, StoreError> {
+    pub async fn get(
+        &self,
+        bucket: &BucketName,
+        key: &str,
+        read: Read,
+        by: Instant,
+    ) -> Result<Option<Entry>, StoreError> {
         let place = layout::place(bucket, key)?;
-        Ok(self.store.get(&place.row, Read::Linearizable, by).await?.map(Entry::from))
+        Ok(self.store.get(&place.row, read, by).await?.map(Entry::from))
     }
 
     /// Reads at most 1,000 keys, in their order, and at most 8 MiB of values

@@ -42,7 +42,7 @@ impl Tried {
     }
 
     async fn get(&self, key: &str) -> Option<Bytes> {
-        self.buckets.get(&bucket("b"), key, by()).await.unwrap().map(|entry| entry.value)
+        self.buckets.get(&bucket("b"), key, Read::Linearizable, by()).await.unwrap().map(|entry| entry.value)
     }
 
     async fn list(&self, prefix: &str, max: u32) -> Vec<String> {
@@ -83,7 +83,7 @@ async fn keys_with_and_without_a_tag_behave_alike() {
         for key in ["plain", "with{tag}"] {
             assert_eq!(tried.get(key).await, None);
             let version = tried.put(key, "1").await;
-            let entry = tried.buckets.get(&bucket("b"), key, by()).await.unwrap().unwrap();
+            let entry = tried.buckets.get(&bucket("b"), key, Read::Linearizable, by()).await.unwrap().unwrap();
             assert_eq!((entry.version, &entry.value[..]), (version, &b"1"[..]));
             let absent = tried.buckets.put(&bucket("b"), key, "2".into(), None, Require::Absent, by()).await;
             let Err(StoreError::Conflict(Some(row))) = absent else { panic!("{absent:?}") };
@@ -200,7 +200,7 @@ async fn a_counter_counts_and_refuses_what_is_no_number() {
         let until = Some(tried.clock.now().plus(Duration::from_secs(9)));
         tried.buckets.put(&bucket("b"), "mortal", "1".into(), until, Require::Nothing, by()).await.unwrap();
         tried.buckets.increment(&bucket("b"), "mortal", 1, by()).await.unwrap();
-        let entry = tried.buckets.get(&bucket("b"), "mortal", by()).await.unwrap().unwrap();
+        let entry = tried.buckets.get(&bucket("b"), "mortal", Read::Linearizable, by()).await.unwrap().unwrap();
         assert_eq!(entry.expires, until, "the expiry stays");
     }
 }
@@ -281,7 +281,7 @@ async fn keys_and_values_have_bounds() {
             let put = tried.buckets.put(&bucket("b"), "v", value, None, Require::Nothing, by()).await;
             assert_eq!(put.is_ok(), fits, "a value of {is} bytes");
         }
-        let empty = tried.buckets.get(&bucket("b"), "", by()).await;
+        let empty = tried.buckets.get(&bucket("b"), "", Read::Linearizable, by()).await;
         assert!(matches!(empty, Err(StoreError::Invalid(_))), "{empty:?}");
         let keys = vec!["k".to_owned(); 1001];
         assert!(tried.buckets.get_many(&bucket("b"), &keys, by()).await.is_err());

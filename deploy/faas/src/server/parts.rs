@@ -81,7 +81,7 @@ impl Parts {
         );
         // Whatever tokens there are belong to the operator, and to the default namespace.
         let auth = Auth::check(move |given| token.is(given.as_bytes()).then(Name::namespace_default));
-        let door = Door::with(buckets, auth, settings.baas.clone(), WallClock::system());
+        let door = Door::new(buckets, store.name, auth, settings.baas.clone(), WallClock::system());
         let consumers = amqp::start(settings.amqp.clone(), dispatch, service.catalogue(), stop_traffic.child_token());
 
         let grace = settings.server.grace.duration();

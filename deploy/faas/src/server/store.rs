@@ -5,7 +5,7 @@ use std::sync::Arc;
 use faas_cassandra::Cassandra;
 use faas_data_folder::DataFolder;
 use faas_repo::FolderRepo;
-use faas_store::{Embedded, Store, WallClock};
+use faas_store::{Cached, Embedded, Store, WallClock};
 
 use super::parts::cannot;
 use crate::failure::{Exit, Failure, Outcome};
@@ -14,6 +14,8 @@ use crate::settings::{Settings, StoreType};
 /// The store, and what is to be closed of it.
 pub(super) struct Opened {
     pub(super) store: Arc<dyn Store>,
+    /// What clients are told of it.
+    pub(super) name: &'static str,
     embedded: Option<Arc<Embedded>>,
 }
 
@@ -26,13 +28,16 @@ impl Opened {
                 let embedded = opened
                     .map(Arc::new)
                     .map_err(|e| cannot("the store", &e, "check the disk and the owner of the data folder"))?;
-                Ok(Self { store: embedded.clone(), embedded: Some(embedded) })
+                Ok(Self { store: embedded.clone(), name: "embedded", embedded: Some(embedded) })
             }
             StoreType::Cassandra => {
-                let opened = Cassandra::open(&settings.cassandra, WallClock::system()).await;
+                let (config, clock) = (&settings.cassandra, WallClock::system());
+                let opened = Cassandra::open(config, clock.clone()).await;
                 let cassandra = opened
                     .map_err(|e| cannot("the store", &e, "see the keys of [cassandra] in `faas config --reference`"))?;
-                Ok(Self { store: Arc::new(cassandra), embedded: None })
+                let bytes_max = usize::try_from(config.cache_bytes_max.0).unwrap_or(usize::MAX);
+                let store = Cached::new(Arc::new(cassandra), clock, config.cache_age_max.duration(), bytes_max);
+                Ok(Self { store: Arc::new(store), name: "cassandra", embedded: None })
             }
         }
     }

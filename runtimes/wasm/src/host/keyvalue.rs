@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use faas_model::{Name, Reason};
 use faas_store::bucket::{BatchChange, BucketName, Buckets, Entry};
-use faas_store::{Cursor, Require, StoreError, Version};
+use faas_store::{Cursor, Read, Require, StoreError, Version};
 use tokio::time::Instant;
 use wasmtime::Result as Trapping;
 use wasmtime::component::Resource;
@@ -50,8 +50,8 @@ impl Grants {
         if now < self.until { patient.min(self.until) } else { patient }
     }
 
-    async fn look(&self, name: &BucketName, key: &str) -> Result<Option<Entry>, Error> {
-        self.buckets.get(name, key, self.by()).await.map_err(told)
+    async fn look(&self, name: &BucketName, key: &str, read: Read) -> Result<Option<Entry>, Error> {
+        self.buckets.get(name, key, read, self.by()).await.map_err(told)
     }
 
     /// Changes keys together where the store can, else one by one, as the interface allows.
@@ -100,7 +100,7 @@ impl State {
 
     /// Makes a handle to the present state of a key.
     async fn remember(&mut self, name: BucketName, key: String) -> Trapping<Result<Resource<Cas>, Error>> {
-        Ok(match self.grants.look(&name, &key).await {
+        Ok(match self.grants.look(&name, &key, Read::Linearizable).await {
             Ok(entry) => {
                 let found = entry.map(|entry| entry.version);
                 Ok(self.table.push(Cas { name, key, found })?)
@@ -123,7 +123,7 @@ impl store::Host for State {
 impl store::HostBucket for State {
     async fn get(&mut self, bucket: Resource<Bucket>, key: String) -> Trapping<Result<Option<Vec<u8>>, Error>> {
         let name = self.bucket(&bucket)?;
-        Ok(self.grants.look(&name, &key).await.map(|entry| entry.map(|entry| entry.value.into())))
+        Ok(self.grants.look(&name, &key, Read::Local).await.map(|entry| entry.map(|entry| entry.value.into())))
     }
 
     async fn set(&mut self, bucket: Resource<Bucket>, key: String, value: Vec<u8>) -> Trapping<Result<(), Error>> {
@@ -139,7 +139,7 @@ impl store::HostBucket for State {
 
     async fn exists(&mut self, bucket: Resource<Bucket>, key: String) -> Trapping<Result<bool, Error>> {
         let name = self.bucket(&bucket)?;
-        Ok(self.grants.look(&name, &key).await.map(|entry| entry.is_some()))
+        Ok(self.grants.look(&name, &key, Read::Local).await.map(|entry| entry.is_some()))
     }
 
     async fn list_keys(
@@ -193,7 +193,7 @@ impl atomics::HostCas for State {
 
     async fn current(&mut self, cas: Resource<Cas>) -> Trapping<Result<Option<Vec<u8>>, Error>> {
         let Cas { name, key, .. } = self.table.get(&cas)?;
-        Ok(self.grants.look(name, key).await.map(|entry| entry.map(|entry| entry.value.into())))
+        Ok(self.grants.look(name, key, Read::Linearizable).await.map(|entry| entry.map(|entry| entry.value.into())))
     }
 
     async fn drop(&mut self, cas: Resource<Cas>) -> Trapping<()> {
