@@ -25,10 +25,13 @@ mod plan;
 mod reads;
 mod schema;
 mod session;
+mod status;
 mod store;
 mod writes;
 
 pub use config::{Config, ConfigError};
+pub use gate::BreakerState;
 pub use schema::{MigrateError, Migrated, SCHEMA_VERSION, migrate};
 pub use session::OpenError;
+pub use status::{ASK_MAX, NodeStatus, Requests, Status};
 pub use store::Cassandra;

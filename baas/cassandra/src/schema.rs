@@ -136,7 +136,7 @@ fn differs(keyspace: &Identifier, found: u32) -> OpenError {
 }
 
 /// Reads the version; 0 where there is no schema.
-async fn version(session: &Session, keyspace: &Identifier) -> Result<u32, OpenError> {
+pub(crate) async fn version(session: &Session, keyspace: &Identifier) -> Result<u32, OpenError> {
     let text = format!("SELECT version FROM {} WHERE part = 'store'", keyspace.table("schema"));
     let rows = match session.query_unpaged(text, ()).await {
         Ok(result) => result.into_rows_result().map_err(|error| OpenError::Refused(error.to_string()))?,

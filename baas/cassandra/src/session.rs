@@ -185,7 +185,7 @@ impl Statements {
 
 /// The session, its statements, and the gate before them.
 pub(crate) struct Cluster {
-    session: Session,
+    session: Arc<Session>,
     pub(crate) statements: Statements,
     pub(crate) gate: Gate,
     request_timeout: Duration,
@@ -210,10 +210,15 @@ pub(crate) enum Failed {
 pub(crate) type Values = Vec<CqlValue>;
 
 impl Cluster {
-    pub(crate) fn new(session: Session, statements: Statements, config: &Config) -> Self {
+    pub(crate) fn new(session: Arc<Session>, statements: Statements, config: &Config) -> Self {
         let breaker = Breaker::new(config.breaker_failures, config.breaker_pause.duration());
         let gate = Gate::new(config.in_flight_max, breaker);
         Self { session, statements, gate, request_timeout: config.request_timeout.duration() }
+    }
+
+    /// Returns the session itself, for what does not pass the gate.
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 
     /// Reads: asks again until `by` while the cluster fails to answer.
@@ -288,8 +293,11 @@ impl Cluster {
             return Err(Failed::Unsent(StoreError::Deadline));
         }
         let _passage = self.gate.pass(by).await.map_err(Failed::Unsent)?;
-        let patience = by.min(Instant::now() + self.request_timeout);
-        match timeout_at(patience, request).await {
+        let sent = Instant::now();
+        let patience = by.min(sent + self.request_timeout);
+        let answer = timeout_at(patience, request).await;
+        self.gate.took(sent.elapsed());
+        match answer {
             Ok(Ok(result)) => {
                 self.gate.note(true);
                 Ok(result)

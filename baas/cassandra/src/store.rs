@@ -1,6 +1,7 @@
 //! The store itself.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,11 +10,13 @@ use faas_store::{
     Abilities, ChangeRecord, Committed, Fate, Fut, Key, Page, Partition, Read, Row, Slice, Space, Store, Transactions,
     WallClock, Write, WriteId,
 };
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::cql::Identifier;
 use crate::names::Announced;
 use crate::session::{Cluster, Statements, connect};
-use crate::{Config, OpenError, schema};
+use crate::{Config, OpenError, schema, status};
 
 /// Announcements that are remembered, so that they are not made again for every write.
 const ANNOUNCED_MAX: usize = 100_000;
@@ -22,6 +25,7 @@ const ANNOUNCED_MAX: usize = 100_000;
 #[derive(Debug)]
 pub struct Cassandra {
     pub(crate) cluster: Cluster,
+    pub(crate) keyspace: Identifier,
     pub(crate) clock: WallClock,
     /// Partitions whose names were announced lately.
     pub(crate) named: Announced,
@@ -31,6 +35,8 @@ pub struct Cassandra {
     pub(crate) log_seconds: i32,
     /// Most difference of clocks, in microseconds.
     pub(crate) skew: u64,
+    /// What ends with the store.
+    _watch: JoinSet<()>,
 }
 
 impl Cassandra {
@@ -44,15 +50,20 @@ impl Cassandra {
         schema::check(&session, &keyspace).await?;
         let statements = Statements::prepare(&session, &keyspace).await;
         let statements = statements.map_err(|error| OpenError::Refused(error.to_string()))?;
+        let session = Arc::new(session);
+        let mut watch = JoinSet::new();
+        watch.spawn(status::watch(Arc::clone(&session)));
         let seconds = |time: Duration| i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
         Ok(Self {
             cluster: Cluster::new(session, statements, config),
+            keyspace,
             clock,
             named: Announced::new(ANNOUNCED_MAX),
             pointed: Announced::new(ANNOUNCED_MAX),
             outcome_seconds: seconds(config.outcome_keep.duration()),
             log_seconds: seconds(config.log_keep.duration()),
             skew: config.clock_skew_max.0 * 1_000,
+            _watch: watch,
         })
     }
 }

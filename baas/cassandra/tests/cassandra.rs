@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use faas_cassandra::{Cassandra, Config, OpenError, SCHEMA_VERSION, migrate};
+use faas_cassandra::{ASK_MAX, Cassandra, Config, OpenError, SCHEMA_VERSION, migrate};
 use faas_loadtest::cassandra::{Node, keyspace, shared};
 use faas_model::Name;
 use faas_model::units::Millis;
@@ -183,4 +183,45 @@ async fn a_node_that_is_held_still_or_killed_costs_no_acknowledged_write() {
         assert_eq!(row.is_some(), committed, "{n}: {error:?}, then {fate:?}");
         assert!(!committed || matches!(error, StoreError::Unknown(_)), "{n}: {error:?} said that nothing was written");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_tells_every_node_and_does_not_wait_for_one_that_is_away() {
+    let node = Node::new(false).unwrap();
+    node.start().unwrap();
+    let config = config(node.address());
+    migrate(&config).await.unwrap();
+    let config = Config { request_timeout: Millis(500), breaker_failures: 1, ..config };
+    let store = Cassandra::open(&config, WallClock::system()).await.unwrap();
+    let status = store.status().await;
+    assert_eq!((status.store, status.cluster, status.schema), ("cassandra", "up", Some(SCHEMA_VERSION)));
+    assert_eq!((status.breaker.state, status.breaker.failures, status.requests.in_flight), ("closed", 0, 0));
+    let [only] = &status.nodes[..] else { panic!("{status:?}") };
+    assert_eq!((&only.address, only.connected, only.tokens), (&node.address(), true, 16));
+    assert_eq!((only.datacenter.as_deref(), only.rack.as_deref()), (Some("dc1"), Some("rack1")));
+    assert!(only.version.as_ref().unwrap().starts_with("5.0"), "{only:?}");
+    assert!(only.round_trip_us.is_some_and(|us| us > 0));
+    assert_eq!((only.hint_files, only.repairs_running, only.repairs_pending), (Some(0), Some(0), Some(0)));
+    for away in ["pause", "kill"] {
+        node.run(away).unwrap();
+        let (begun, key) = (Instant::now(), key(0));
+        let (read, status) =
+            tokio::join!(store.get(&key, Read::Linearizable, begun + Duration::from_secs(1)), store.status());
+        let took = begun.elapsed();
+        read.unwrap_err();
+        assert_eq!((status.cluster, status.schema), ("away", None), "{away}");
+        assert!(status.nodes[0].version.is_none() && status.nodes[0].hint_files.is_none(), "{away}: {status:?}");
+        // As long as the read beside it; seconds are for a machine that is busy.
+        assert!(took < ASK_MAX + Duration::from_secs(5), "{away}: {took:?}");
+        let breaker = store.status().await.breaker;
+        assert!(breaker.state != "closed" && breaker.failures > 0, "{away}: {breaker:?}");
+    }
+    node.run("resume").ok();
+    node.start().unwrap();
+    let back = tokio::time::timeout(Duration::from_secs(120), async {
+        while store.status().await.cluster != "up" {
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    back.await.expect("the status sees that it is back");
 }

@@ -25,7 +25,7 @@ pub use bounds::{
 };
 pub use cached::Cached;
 pub use clock::{WallClock, expired};
-pub use embedded::{Config as EmbeddedConfig, Embedded, OpenError};
+pub use embedded::{Config as EmbeddedConfig, Embedded, OpenError, Status as EmbeddedStatus};
 pub use error::{Bound, StoreError};
 pub use lease::{Lease, Token};
 pub use memory::Memory;

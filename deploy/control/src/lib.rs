@@ -70,6 +70,9 @@ pub struct DeployRequest {
 /// Calls a function's alias with a request whose URI is only path and query.
 pub type Invoke = Arc<dyn Fn(FunctionName, Name, Request<Body>) -> BoxFuture<'static, Response<Body>> + Send + Sync>;
 
+/// Asks the backend of state how it is; answers in time whatever that does, with a document of its own making.
+pub type StoreStatus = Arc<dyn Fn() -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
+
 /// What the control API stands on.
 #[derive(Clone)]
 pub struct Parts {
@@ -83,6 +86,8 @@ pub struct Parts {
     pub readiness: Readiness,
     /// What `/metrics` prints.
     pub metrics: Metrics,
+    /// What `/v1/baas/status` says.
+    pub store_status: StoreStatus,
     /// Base URL of the functions' listener, without a `/` at its end.
     pub functions_url: String,
 }

@@ -39,6 +39,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route("get", "/metrics", || get(handlers::system::metrics)),
     route("get", "/openapi.json", || get(handlers::system::openapi)),
     route("get", "/v1/status", || get(handlers::system::status)),
+    route("get", "/v1/baas/status", || get(handlers::system::store_status)),
     route("get", "/v1/namespaces/{ns}/functions", || get(handlers::functions::list)),
     route("get", FUNCTION, || get(handlers::functions::describe)),
     route("put", FUNCTION, || put(handlers::deploy::deploy)),

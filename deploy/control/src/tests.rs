@@ -61,6 +61,7 @@ async fn world() -> World {
         token: Tokens::of(TOKEN),
         readiness: readiness.clone(),
         metrics: metrics.clone(),
+        store_status: Arc::new(|| Box::pin(std::future::ready(json!({ "store": "tried", "state": "up" })))),
         functions_url: "http://functions.test".into(),
     };
     let config = Config { code_bytes_max: ByteSize(64 << 10), followers_max: 1 };
@@ -204,6 +205,7 @@ async fn readiness_follows_the_process() {
     world.readiness.set(Phase::Ready);
     assert_eq!(world.get("/readyz").await.status, StatusCode::OK);
     assert_eq!(world.get("/v1/status").await.json()["phase"], "ready");
+    assert_eq!(world.get("/v1/baas/status").await.json(), json!({ "store": "tried", "state": "up" }));
     world.readiness.set(Phase::Draining);
     assert_eq!(world.get("/readyz").await.bytes, "draining\n");
     assert_eq!(world.get("/healthz").await.status, StatusCode::OK);

@@ -169,6 +169,14 @@ pub(crate) enum Baas {
         #[arg(long, default_value = "refuse")]
         existing: faas_transfer::Existing,
     },
+    /// Show how the store of a running platform is: nodes, requests, breaker, repairs
+    Status {
+        /// Control API of the server
+        #[arg(long, env = "FAAS_URL", value_name = "URL", default_value = "http://127.0.0.1:8081")]
+        url: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -48,8 +48,16 @@ async fn no_control_route_answers_without_its_token() {
 async fn the_public_listener_reaches_no_internal_route() {
     let h = house().await;
     h.platform.deploy(&samples::folder("hello")).await.unwrap();
-    let internal =
-        ["v1/namespaces/default/functions", "metrics", "healthz", "readyz", "openapi.json", "kv/a/b", "v1/status"];
+    let internal = [
+        "v1/namespaces/default/functions",
+        "metrics",
+        "healthz",
+        "readyz",
+        "openapi.json",
+        "kv/a/b",
+        "v1/status",
+        "v1/baas/status",
+    ];
     let wraps = [
         "/{}",
         "//{}",

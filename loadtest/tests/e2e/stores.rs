@@ -29,7 +29,8 @@ macro_rules! alike {
 
 mod here {
     pub(super) use super::{
-        every_answer_names_the_store, keys_are_written_compared_counted_and_listed, state_survives_the_process,
+        every_answer_names_the_store, its_state_is_told_to_the_operator, keys_are_written_compared_counted_and_listed,
+        state_survives_the_process,
     };
 }
 
@@ -43,11 +44,15 @@ alike! {
     here::keys_are_written_compared_counted_and_listed,
     here::state_survives_the_process,
     here::every_answer_names_the_store,
+    here::its_state_is_told_to_the_operator,
 }
 
 /// Returns what makes a platform use the shared node.
 pub(crate) fn on_cassandra(keyspace: &str) -> Options {
-    let node = cassandra::shared().unwrap();
+    on(&cassandra::shared().unwrap(), keyspace)
+}
+
+fn on(node: &str, keyspace: &str) -> Options {
     let env = [
         ("FAAS_STORE_TYPE", "cassandra".to_owned()),
         ("FAAS_CASSANDRA_NODES", format!("[\"{node}\"]")),
@@ -154,5 +159,67 @@ async fn every_answer_names_the_store(h: House) {
     ] {
         let answer = h.client.send(method, &h.platform.baas(path), headers, String::new()).await.unwrap();
         assert_eq!((answer.status.as_u16(), answer.header("faas-store")), (status, is), "{path}");
+    }
+}
+
+/// Runs `faas baas status` on a platform.
+async fn status(platform: &Platform, output: &str) -> (i32, String) {
+    let mut command = tokio::process::Command::new(faas_loadtest::platform::binary().unwrap());
+    command.args(["baas", "status", "-o", output, "--url", &platform.control("")]);
+    let output = command.env("FAAS_TOKEN", platform.token().unwrap()).output().await.unwrap();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Text for people, a document for programs, from the embedded store and from Cassandra.
+async fn its_state_is_told_to_the_operator(h: House) {
+    let (code, text) = status(&h.platform, "json").await;
+    let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = status(&h.platform, "table").await;
+    assert_eq!(code, 0, "{text}");
+    if told["store"] == "cassandra" {
+        assert_eq!((&told["cluster"], &told["schema"]), (&json!("up"), &json!(1)), "{told}");
+        assert_eq!(
+            (&told["breaker"]["state"], &told["nodes"][0]["hint_files"]),
+            (&json!("closed"), &json!(0)),
+            "{told}"
+        );
+        assert!(text.contains("NODE ") && text.contains("5.0") && text.contains("requests.in_flight_max"), "{text}");
+    } else {
+        assert_eq!(told["store"], "embedded");
+        assert!(told["file_bytes"].as_u64().unwrap() > 0 && text.contains("commits"), "{told} {text}");
+    }
+    let metrics = h.client.get(&h.platform.control("/metrics")).await.unwrap();
+    assert_eq!(metrics.status, 401, "with the token alone");
+}
+
+/// A node that is held still, then killed: the operator is told so at once, and the breaker is seen open.
+#[tokio::test]
+async fn a_cluster_that_is_away_is_told_as_away() {
+    let node = cassandra::Node::new(false).unwrap();
+    node.start().unwrap();
+    let mut options = on(&node.address(), &cassandra::keyspace());
+    assert_eq!(migrate(&options).await.0, 0);
+    options.env.push(("FAAS_CASSANDRA_REQUEST_TIMEOUT".into(), "500ms".into()));
+    options.env.push(("FAAS_CASSANDRA_BREAKER_FAILURES".into(), "1".into()));
+    options.env.push(("FAAS_BAAS_STORE_MS".into(), "1000".into()));
+    let folder = tempfile::tempdir().unwrap();
+    let platform = Platform::start(folder.path(), options).await.unwrap();
+    let client = faas_loadtest::http::Client::default();
+    let token = format!("Bearer {}", platform.token().unwrap());
+    let with: &[(&str, &str)] = &[("authorization", &token)];
+    for away in ["pause", "kill"] {
+        node.run(away).unwrap();
+        let read = client.send(Method::GET, &platform.baas("/kv/b/k"), with, String::new()).await.unwrap();
+        assert_eq!(read.status, 503, "{away}: {}", read.text());
+        let (code, text) = status(&platform, "json").await;
+        let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, &told["cluster"], &told["schema"]), (0, &json!("away"), &json!(null)), "{away}: {told}");
+        assert_ne!(told["breaker"]["state"], "closed", "{away}: {told}");
+        let (_, text) = status(&platform, "table").await;
+        assert!(text.contains("away") && text.contains("not told"), "{away}: {text}");
+        let metrics =
+            client.send(Method::GET, &platform.control("/metrics"), with, String::new()).await.unwrap().text();
+        assert!(metrics.contains("faas_cassandra_breaker_open 1"), "{metrics}");
     }
 }

@@ -1,10 +1,12 @@
 //! The metrics of the embedded store, registered once.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 
 use super::layout::Meta;
+use super::status::Status;
 
 pub(super) struct Metrics {
     groups: Counter,
@@ -17,8 +19,17 @@ pub(super) struct Metrics {
     pub(super) commit_failures: Counter,
     pub(super) reopens: Counter,
     pub(super) expired: Counter,
-    #[cfg(test)]
-    pub(super) groups_seen: std::sync::atomic::AtomicU64,
+    told: Told,
+}
+
+/// What is told to who asks, beside the metrics, which cannot be read.
+#[derive(Default)]
+struct Told {
+    commits: AtomicU64,
+    writes: AtomicU64,
+    commit_us: AtomicU64,
+    log_records: AtomicU64,
+    log_bytes: AtomicU64,
 }
 
 impl Metrics {
@@ -45,16 +56,31 @@ impl Metrics {
             commit_failures: counter!("faas_store_commit_failures_total"),
             reopens: counter!("faas_store_reopens_total"),
             expired: counter!("faas_store_expired_total"),
-            #[cfg(test)]
-            groups_seen: std::sync::atomic::AtomicU64::default(),
+            told: Told::default(),
+        }
+    }
+
+    /// Returns what was counted so far, of a file of that many bytes.
+    pub(super) fn status(&self, file_bytes: Option<u64>) -> Status {
+        let told = &self.told;
+        let commits = told.commits.load(Relaxed);
+        Status {
+            store: "embedded",
+            file_bytes,
+            commits,
+            writes: told.writes.load(Relaxed),
+            commit_us_mean: told.commit_us.load(Relaxed).checked_div(commits),
+            log_records: told.log_records.load(Relaxed),
+            log_bytes: told.log_bytes.load(Relaxed),
         }
     }
 
     #[allow(clippy::cast_precision_loss, reason = "a group has at most a few thousand writes")]
     pub(super) fn group(&self, writes: usize, took: Duration, meta: &Meta) {
         self.groups.increment(1);
-        #[cfg(test)]
-        self.groups_seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.told.commits.fetch_add(1, Relaxed);
+        self.told.writes.fetch_add(writes as u64, Relaxed);
+        self.told.commit_us.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         self.group_writes.record(writes as f64);
         self.commit_seconds.record(took.as_secs_f64());
         self.log(meta);
@@ -62,6 +88,8 @@ impl Metrics {
 
     #[allow(clippy::cast_precision_loss, reason = "a gauge needs no more than 52 bits")]
     pub(super) fn log(&self, meta: &Meta) {
+        self.told.log_records.store(meta.log_records, Relaxed);
+        self.told.log_bytes.store(meta.log_bytes, Relaxed);
         self.log_records.set(meta.log_records as f64);
         self.log_bytes.set(meta.log_bytes as f64);
     }

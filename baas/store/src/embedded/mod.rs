@@ -16,13 +16,14 @@ mod log;
 mod metrics;
 mod outcomes;
 mod reads;
+mod status;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::fmt;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -44,6 +45,7 @@ use crate::{
 };
 
 pub use self::config::Config;
+pub use self::status::Status;
 
 /// When to come back while the file is not open.
 const UNAVAILABLE_AFTER: Duration = Duration::from_secs(1);
@@ -91,6 +93,8 @@ pub struct Embedded {
     /// Whether the writer has been asked to repair and has not yet tried.
     repair_asked: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Where the file is.
+    path: Option<PathBuf>,
 }
 
 impl Embedded {
@@ -123,10 +127,11 @@ impl Embedded {
     fn open_file(path: &Path, first_cache: usize, config: Config, clock: WallClock) -> Result<Self, OpenError> {
         config.check()?;
         let new = !path.try_exists()?;
-        let store = Self::start(engine::file(path, first_cache, config.cache_bytes), config, clock)?;
+        let mut store = Self::start(engine::file(path, first_cache, config.cache_bytes), config, clock)?;
         if new {
             sync_folder(path)?;
         }
+        store.path = Some(path.to_owned());
         Ok(store)
     }
 
@@ -139,6 +144,7 @@ impl Embedded {
         let budget_max = u32::try_from(config.queue_bytes_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let budget = Arc::new(Semaphore::new(budget_max as usize));
         let metrics = Arc::new(Metrics::register());
+        metrics.log(&meta);
         let repair_asked = Arc::new(AtomicBool::new(false));
         let (queue, receiver) = mpsc::channel();
         let writer = Writer {
@@ -157,7 +163,17 @@ impl Embedded {
             scratch: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("faas-store".into()).spawn(move || writer.run())?;
-        Ok(Self { engine, queue, budget, budget_max, clock, metrics, repair_asked, thread: Mutex::new(Some(thread)) })
+        Ok(Self {
+            engine,
+            queue,
+            budget,
+            budget_max,
+            clock,
+            metrics,
+            repair_asked,
+            thread: Mutex::new(Some(thread)),
+            path: None,
+        })
     }
 
     /// Gives the memory of the page cache back: for who has read everything once and will not again soon. The file is
@@ -167,6 +183,13 @@ impl Embedded {
         if self.queue.send(Op::Forget(done)).is_ok() {
             forgotten.await.ok();
         }
+    }
+
+    /// Returns what the store is like now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let file = self.path.as_ref().and_then(|path| path.metadata().ok());
+        self.metrics.status(file.map(|file| file.len()))
     }
 
     /// Writes what is queued, closes the file and joins the writer. Everything after it is refused.

@@ -120,6 +120,24 @@ async fn forgetting_pages_loses_nothing_and_disturbs_nobody() {
 }
 
 #[tokio::test]
+async fn the_status_tells_file_commits_and_log() {
+    let place = place();
+    let store = Embedded::open(&place.path, Config::default()).unwrap();
+    assert_eq!((store.status().writes, store.status().log_records), (0, 0));
+    for n in 1..=3 {
+        store.write(Write { log: Logged::Keys, ..put("p", &n.to_string()) }, by()).await.unwrap();
+    }
+    let status = store.status();
+    assert_eq!((status.writes, status.log_records), (3, 3));
+    assert!((1..=4).contains(&status.commits) && status.commit_us_mean.is_some() && status.log_bytes > 0, "{status:?}");
+    assert_eq!(status.file_bytes, Some(place.path.metadata().unwrap().len()));
+    store.close().await;
+    let again = Embedded::open(&place.path, Config::default()).unwrap();
+    assert_eq!(again.status().log_records, 3, "known from the start on");
+    again.close().await;
+}
+
+#[tokio::test]
 async fn a_second_opener_is_told_who_has_the_file() {
     let place = place();
     let store = Embedded::open(&place.path, Config::default()).unwrap();
@@ -147,7 +165,7 @@ async fn writes_that_wait_together_commit_together() {
     let writes: Vec<_> = (0..300).map(|n| store.write(put(&format!("p{n}"), "1"), by())).collect();
     let results = join_all(writes).await;
     assert!(results.iter().all(Result::is_ok));
-    let groups = store.metrics.groups_seen.load(std::sync::atomic::Ordering::SeqCst);
+    let groups = store.status().commits;
     assert!(groups <= 60, "300 writes that were queued at once took {groups} commits");
     store.close().await;
 }

@@ -54,3 +54,8 @@ pub(crate) async fn status(State(state): Shared) -> Answer<Json<Value>> {
         "functions_url": state.parts.functions_url,
     })))
 }
+
+/// Returns how the backend of state is, as it tells itself.
+pub(crate) async fn store_status(State(state): Shared) -> Json<Value> {
+    Json((state.parts.store_status)().await)
+}

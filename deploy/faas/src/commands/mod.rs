@@ -1,5 +1,6 @@
 //! One file per group of commands; each returns what to print or a [`Failure`].
 
+mod baas;
 mod build;
 mod deploy;
 mod functions;
@@ -36,6 +37,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Baas(Baas::Migrate(layers)) => block_on(server::store::migrate(Settings::load(&layers)?)),
         Command::Baas(Baas::Export(transfer)) => block_on(server::transfer::export(&transfer)),
         Command::Baas(Baas::Import { transfer, existing }) => block_on(server::transfer::import(&transfer, existing)),
+        Command::Baas(Baas::Status { url, connection }) => block_on(baas::status(&url, &connection)),
         Command::Version => output::line(concat!("faas ", env!("CARGO_PKG_VERSION"))),
         // `main` has taken the compiler's name before any other parsing.
         Command::Compile => Err(Failure::new(Exit::Usage, "`__compile` takes no options", "it is the server's own")),

@@ -4,15 +4,15 @@ use super::*;
 
 #[test]
 fn every_key_is_explained_and_nothing_else_is() {
-    let (docs, defaults) = (docs(), defaults());
-    assert!(defaults.len() > 40, "{defaults:?}");
-    for (section, key, _) in &defaults {
-        let text = docs.get(section).and_then(|s| s.get(key)).and_then(toml::Value::as_str);
+    let keys = keys();
+    assert!(keys.defaults.len() > 40, "{keys:?}");
+    for (section, key, _) in &keys.defaults {
+        let text = keys.text(section, key);
         assert!(text.is_some_and(|t| t.ends_with('.')), "reference/keys.toml does not explain [{section}] {key}");
     }
-    for section in docs.keys() {
-        assert!(sections().contains(section), "there is no section [{section}]");
-        for key in unset(&docs, &defaults, section) {
+    for section in keys.explained() {
+        assert!(keys.sections.contains(section), "there is no section [{section}]");
+        for key in keys.unset(section) {
             assert!(key.contains("NAME"), "[{section}] {key} is explained, but there is no such key");
         }
     }
@@ -20,12 +20,12 @@ fn every_key_is_explained_and_nothing_else_is() {
 
 #[test]
 fn every_option_is_explained() {
-    fn check(command: &Command) {
+    fn check(command: &clap::Command) {
         for argument in command.get_arguments().filter(|a| a.get_long().is_some()) {
             let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
             assert!(!help.is_empty(), "{} --{}", command.get_name(), argument.get_long().unwrap());
         }
-        assert!(command.is_hide_set() || !about(command).is_empty(), "{}", command.get_name());
+        assert!(command.is_hide_set() || command.get_about().is_some(), "{}", command.get_name());
         command.get_subcommands().for_each(check);
     }
     check(&Cli::command());

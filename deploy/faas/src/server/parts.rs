@@ -76,6 +76,7 @@ impl Parts {
                 token: token.clone(),
                 readiness: readiness.clone(),
                 metrics,
+                store_status: store.status.clone(),
                 functions_url: format!("http://{}", listeners.functions.address),
             },
         );

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use faas_cassandra::Cassandra;
+use faas_control::StoreStatus;
 use faas_data_folder::DataFolder;
 use faas_repo::FolderRepo;
 use faas_store::{Cached, Embedded, Store, WallClock};
+use futures_util::FutureExt;
+use futures_util::future::ready;
 
 use super::parts::cannot;
 use crate::failure::{Exit, Failure, Outcome};
@@ -16,6 +19,8 @@ pub(super) struct Opened {
     pub(super) store: Arc<dyn Store>,
     /// What clients are told of it.
     pub(super) name: &'static str,
+    /// How it is.
+    pub(super) status: StoreStatus,
     embedded: Option<Arc<Embedded>>,
 }
 
@@ -28,16 +33,24 @@ impl Opened {
                 let embedded = opened
                     .map(Arc::new)
                     .map_err(|e| cannot("the store", &e, "check the disk and the owner of the data folder"))?;
-                Ok(Self { store: embedded.clone(), name: "embedded", embedded: Some(embedded) })
+                let asked = embedded.clone();
+                let status: StoreStatus = Arc::new(move || ready(serde_json::json!(asked.status())).boxed());
+                Ok(Self { store: embedded.clone(), name: "embedded", status, embedded: Some(embedded) })
             }
             StoreType::Cassandra => {
                 let (config, clock) = (&settings.cassandra, WallClock::system());
                 let opened = Cassandra::open(config, clock.clone()).await;
                 let cassandra = opened
                     .map_err(|e| cannot("the store", &e, "see the keys of [cassandra] in `faas config --reference`"))?;
+                let cassandra = Arc::new(cassandra);
+                let asked = cassandra.clone();
+                let status: StoreStatus = Arc::new(move || {
+                    let asked = asked.clone();
+                    async move { serde_json::json!(asked.status().await) }.boxed()
+                });
                 let bytes_max = usize::try_from(config.cache_bytes_max.0).unwrap_or(usize::MAX);
-                let store = Cached::new(Arc::new(cassandra), clock, config.cache_age_max.duration(), bytes_max);
-                Ok(Self { store: Arc::new(store), name: "cassandra", embedded: None })
+                let store = Cached::new(cassandra, clock, config.cache_age_max.duration(), bytes_max);
+                Ok(Self { store: Arc::new(store), name: "cassandra", status, embedded: None })
             }
         }
     }
