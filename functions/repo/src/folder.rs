@@ -129,7 +129,7 @@ impl FolderRepo {
     async fn keep_blob(&self, blob: Blob) -> Result<Kept, RepoError> {
         let kept = self.keep_file(blob).await?;
         if let Some(Shared { shelf, .. }) = &self.shared {
-            shelf.put(&kept.digest(), kept.bytes(), kept.path()).await?;
+            shelf.put(&kept.digest(), kept.path()).await?;
         }
         Ok(kept)
     }

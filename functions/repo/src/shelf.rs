@@ -50,7 +50,6 @@ pub(crate) struct Shelf {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Label {
-    bytes: u64,
     upload: Uuid,
     asked_ms: u64,
 }
@@ -61,12 +60,12 @@ impl Shelf {
     }
 
     /// Puts a file's content under its digest, or marks it as asked for where it is there.
-    pub(crate) async fn put(&self, code: &Digest, bytes: u64, file: &Path) -> Result<(), RepoError> {
+    pub(crate) async fn put(&self, code: &Digest, file: &Path) -> Result<(), RepoError> {
         let late = |_| RepoError::Store(StoreError::Deadline);
-        timeout(PUT_MAX, self.put_unbounded(code, bytes, file)).await.map_err(late)?
+        timeout(PUT_MAX, self.put_unbounded(code, file)).await.map_err(late)?
     }
 
-    async fn put_unbounded(&self, code: &Digest, bytes: u64, file: &Path) -> Result<(), RepoError> {
+    async fn put_unbounded(&self, code: &Digest, file: &Path) -> Result<(), RepoError> {
         let mut upload = None;
         for _ in 0..TRIES_MAX {
             let now = self.clock.now().0;
@@ -78,7 +77,7 @@ impl Shelf {
                         Some(upload) => upload,
                         None => *upload.insert(self.put_chunks(code, file).await?),
                     };
-                    (Label { bytes, upload, asked_ms: now }, Require::Absent)
+                    (Label { upload, asked_ms: now }, Require::Absent)
                 }
             };
             let put = Change::Put { sort: Bytes::new(), value: encode(&label)?, expires: None, require };

@@ -236,7 +236,8 @@ async fn the_rest_of_a_removal_leaves_a_function_alone_that_was_deployed_anew() 
         let settings = AliasSettings::default();
         one.publish_kept(&f, &spec, &settings, &kept, Expect::Any).await.unwrap();
     }
-    let last = one.repo.revisions(&f).await.unwrap().pop().unwrap();
+    // Not in the first slice.
+    let last = one.repo.revisions(&f).await.unwrap().into_iter().max_by_key(|r| r.id.to_string()).unwrap();
     // The first slice is gone when the other process, which fenced this one, deploys what is still there.
     let turn = one.repo.turn(&f).await.unwrap();
     let again = async {
@@ -280,6 +281,31 @@ async fn shared_code_that_nobody_uses_is_removed_after_an_hour_and_no_other() {
     assert_eq!(two.repo.tidy().await.unwrap().code, [Digest::of(b"unused")]);
     assert_eq!(house.code_partitions().await, 2, "chunks of cut off uploads as well");
     assert_eq!(std::fs::read(two.repo.fetch(&Digest::of(b"used")).await.unwrap()).unwrap(), b"used");
+}
+
+#[tokio::test]
+async fn chunks_of_an_upload_that_goes_on_stay() {
+    let house = House::new();
+    let (one, two) = (house.process().await, house.process().await);
+    keep(&one, b"stale").await;
+    house.clock.advance(GRACE + Duration::from_millis(1));
+    // The chunk is written, its label not yet.
+    let (kept, removed) = house.store.overtaken_after(1, keep(&one, b"fresh"), two.repo.tidy()).await;
+    assert_eq!(removed.unwrap().code, [Digest::of(b"stale")]);
+    let fetched = two.repo.fetch(&kept.digest()).await.unwrap();
+    assert_eq!(std::fs::read(fetched).unwrap(), b"fresh");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_process_tidies_up_until_it_falls_silent() {
+    let house = House::new();
+    let (one, two) = (house.process().await, house.process().await);
+    assert_eq!(one.repo.tidy().await.unwrap(), Collected::default());
+    keep(&one, b"stale").await;
+    house.clock.advance(GRACE + Duration::from_millis(1));
+    assert_eq!(two.repo.tidy().await.unwrap(), Collected::default(), "it is the other's");
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(two.repo.tidy().await.unwrap().code, [Digest::of(b"stale")]);
 }
 
 #[tokio::test]
