@@ -15,8 +15,10 @@ use crate::settings::{LogFormat, Server};
 /// `Data` when the filter cannot be read.
 pub(crate) fn log(server: &Server) -> Outcome {
     // The AMQP library calls every lost connection an error and prints whole messages; what matters of it we log.
-    let quiet = if server.log.contains("lapin") { "" } else { ",lapin=off" };
-    let filter = EnvFilter::try_new(format!("{}{quiet}", server.log)).map_err(|e| {
+    let lapin = if server.log.contains("lapin") { "" } else { ",lapin=off" };
+    // The driver of Cassandra tells of each of its connections.
+    let scylla = if server.log.contains("scylla") { "" } else { ",scylla=warn" };
+    let filter = EnvFilter::try_new(format!("{}{lapin}{scylla}", server.log)).map_err(|e| {
         let message = format!("server.log = {:?} is no filter: {e}", server.log);
         Failure::new(Exit::Data, message, "use a level, or directives such as `info,faas_gateway=debug`")
     })?;

@@ -144,7 +144,12 @@ impl Settings {
         variables.sort();
         for (name, value) in variables {
             let key = key_of(&name);
-            let value: Value = value.parse().unwrap_or_else(|_| Value::from(value));
+            // Text stays as it is, also where it looks like a number: a password may.
+            let is_text = figment.find_value(&key).is_ok_and(|before| before.as_str().is_some());
+            let value = match value.parse() {
+                Ok(parsed) if !is_text || value.starts_with('"') => parsed,
+                _ => Value::from(value),
+            };
             figment = figment.merge(Layer::one(format!("the variable {name}"), &key, value));
         }
         for (flag, key, value) in of_flags(flags) {

@@ -49,6 +49,14 @@ fn variables_reach_every_section_in_the_units_of_the_file() {
 }
 
 #[test]
+fn text_that_looks_like_a_number_stays_text() {
+    for (given, password) in [("0123", "0123"), ("true", "true"), ("[1]", "[1]"), ("plain", "plain"), ("\"1\"", "1")] {
+        let settings = load("", &[("FAAS_CASSANDRA_PASSWORD", given)], &Layers::default()).unwrap();
+        assert_eq!(settings.cassandra.password, password);
+    }
+}
+
+#[test]
 fn unknown_keys_are_errors_that_name_their_origin_and_the_nearest_key() {
     let message = refused("[server]\nlistn = \"x\"\n", &[]);
     for part in ["unknown field `listn`", "did you mean `listen`?", FILE] {
