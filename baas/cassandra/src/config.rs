@@ -29,6 +29,8 @@ pub struct Config {
     pub request_timeout: Millis,
     /// Longest wait for a connection.
     pub connect_timeout: Millis,
+    /// How long a start waits for a cluster that is away.
+    pub start_wait: Millis,
     /// Requests to the cluster at once, at most; more wait for their turn.
     pub in_flight_max: u32,
     /// Connections to each node.
@@ -60,6 +62,7 @@ impl Default for Config {
             replication: BTreeMap::new(),
             request_timeout: Millis(5_000),
             connect_timeout: Millis(2_000),
+            start_wait: Millis(30_000),
             in_flight_max: 1_024,
             connections_per_node: 2,
             breaker_failures: 8,
@@ -136,6 +139,7 @@ impl Config {
         for (key, value, min, max) in [
             ("request_timeout", self.request_timeout.0, 100, 60_000),
             ("connect_timeout", self.connect_timeout.0, 100, 60_000),
+            ("start_wait", self.start_wait.0, 0, 3_600_000),
             ("in_flight_max", self.in_flight_max.into(), 1, 100_000),
             ("connections_per_node", self.connections_per_node.into(), 1, 64),
             ("breaker_failures", self.breaker_failures.into(), 1, 10_000),

@@ -7,7 +7,7 @@ use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 use uuid::Uuid;
 
 use crate::cql::{self, Identifier};
-use crate::session::{OpenError, connect};
+use crate::session::{OpenError, connect_in_time};
 use crate::{Config, ConfigError};
 
 /// The version of the schema that this program needs.
@@ -72,7 +72,7 @@ fn creation(keyspace: &Identifier, name: &'static str, columns: &str) -> String 
 /// When the cluster cannot be used, refuses a step, or has a newer schema.
 pub async fn migrate(config: &Config) -> Result<Migrated, MigrateError> {
     let keyspace = config.check()?;
-    let session = connect(config).await?;
+    let session = connect_in_time(config).await?;
     let from = version(&session, &keyspace).await?;
     if from > SCHEMA_VERSION {
         return Err(differs(&keyspace, from).into());

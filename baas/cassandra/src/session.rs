@@ -59,11 +59,14 @@ pub enum OpenError {
     Refused(String),
 }
 
+/// First and longest pause between tries to connect at the start.
+const START_PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+
 /// Connects to the cluster.
 ///
 /// # Errors
 /// `Unreachable`, `Credentials`.
-pub(crate) async fn connect(config: &Config) -> Result<Session, OpenError> {
+async fn connect(config: &Config) -> Result<Session, OpenError> {
     let mut policy = DefaultPolicy::builder().token_aware(true);
     if !config.datacenter.is_empty() {
         policy = policy.prefer_datacenter(config.datacenter.clone());
@@ -90,6 +93,23 @@ pub(crate) async fn connect(config: &Config) -> Result<Session, OpenError> {
         builder = builder.user(&config.user, &config.password);
     }
     builder.build().await.map_err(|error| not_connected(config, &error))
+}
+
+/// Connects; waits for a cluster that is away, `start_wait` at most.
+pub(crate) async fn connect_in_time(config: &Config) -> Result<Session, OpenError> {
+    let (by, mut pause, mut told) = (Instant::now() + config.start_wait.duration(), START_PAUSE.0, false);
+    loop {
+        match connect(config).await {
+            Err(error @ OpenError::Unreachable { .. }) if Instant::now() + pause <= by => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, ms = config.start_wait.0, "waiting for the cluster");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(START_PAUSE.1);
+            }
+            done => return done,
+        }
+    }
 }
 
 fn not_connected(config: &Config, error: &NewSessionError) -> OpenError {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::cql::Identifier;
 use crate::names::Announced;
-use crate::session::{Cluster, Statements, connect};
+use crate::session::{Cluster, Statements, connect_in_time};
 use crate::{Config, OpenError, schema, status};
 
 /// Announcements that are remembered, so that they are not made again for every write.
@@ -46,7 +46,7 @@ impl Cassandra {
     /// The cluster is away, takes no such user, or has no schema or another one; what to do about it.
     pub async fn open(config: &Config, clock: WallClock) -> Result<Self, OpenError> {
         let keyspace = config.check()?;
-        let session = connect(config).await?;
+        let session = connect_in_time(config).await?;
         schema::check(&session, &keyspace).await?;
         let statements = Statements::prepare(&session, &keyspace).await;
         let statements = statements.map_err(|error| OpenError::Refused(error.to_string()))?;

@@ -41,10 +41,31 @@ async fn cassandra_passes_the_list_of_every_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_is_away_is_told_with_its_address() {
-    let config = Config { nodes: vec!["127.0.0.1:1".into()], connect_timeout: Millis(500), ..Config::default() };
+    let config = Config {
+        nodes: vec!["127.0.0.1:1".into()],
+        connect_timeout: Millis(500),
+        start_wait: Millis(600),
+        ..Config::default()
+    };
+    let began = Instant::now();
     let error = Cassandra::open(&config, WallClock::system()).await.unwrap_err();
     assert!(matches!(error, OpenError::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+    assert!(began.elapsed() >= Duration::from_millis(250), "it was tried more than once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_waits_for_a_cluster_that_comes_up_later() {
+    let node = Node::new(false).unwrap();
+    let config = Config { start_wait: Millis(170_000), ..config(node.address()) };
+    let starting = tokio::spawn(async move {
+        migrate(&config).await.unwrap();
+        Cassandra::open(&config, WallClock::system()).await.map(drop)
+    });
+    sleep(Duration::from_millis(300)).await;
+    assert!(!starting.is_finished());
+    node.start().unwrap();
+    starting.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use faas_model::{Digest, FunctionName, Name, Reason, Revision, RevisionId};
 use faas_repo::{Expect, RevisionRef, Turn};
 use fail::fail_point;
-use tokio::time::Instant;
 
 use crate::registry::Registry;
 use crate::target::Target;
@@ -99,8 +98,6 @@ impl Registry {
                     self.reinstate(function);
                     self.publish_one(name);
                 }
-                // What other processes did meanwhile was not shown.
-                self.heard().note(name.clone(), Instant::now());
                 return Err(error);
             }
         };

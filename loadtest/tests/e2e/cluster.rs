@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::messages::{channel, order, publish, queue_exists};
-use crate::stores::{migrate, on_cassandra};
+use crate::stores::{migrate, on, on_cassandra};
 
 /// Longest wait for what should come within a second.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -246,5 +246,49 @@ async fn messages_are_taken_by_both_and_each_counts_once() {
     }
     for platform in [&p.one, &p.two] {
         assert!(metric(platform, "faas_amqp_messages_total{").await > 0.0, "each took some");
+    }
+}
+
+/// Functions without state go on, those with state are told so in time, and all is well soon after.
+#[tokio::test]
+async fn a_cluster_that_is_held_still_or_killed_stops_only_what_needs_it() {
+    let node = cassandra::Node::new(false).unwrap();
+    node.start().unwrap();
+    let mut options = on(&node.address(), &cassandra::keyspace());
+    let limit = Duration::from_secs(2);
+    options.env.push(("FAAS_CASSANDRA_REQUEST_TIMEOUT".into(), limit.as_millis().to_string()));
+    assert_eq!(migrate(&options).await.0, 0);
+    let folder = tempfile::tempdir().unwrap();
+    let (platform, client) = (Platform::start(folder.path(), options).await.unwrap(), Client::default());
+    deploy(&platform, &samples::folder("hello")).await;
+    deploy(&platform, &samples::folder("orders")).await;
+    let token = format!("Bearer {}", platform.token().unwrap());
+    let headers = [("authorization", token.as_str())];
+    let state = async || client.send(http::Method::GET, &platform.baas("/kv/b/k"), &headers, "").await.unwrap();
+    let orders = async || client.get(&platform.url("/function/orders/totals")).await.unwrap();
+    assert_eq!((state().await.status.as_u16(), orders().await.status.as_u16()), (404, 200));
+    for away in ["pause", "kill"] {
+        node.run(away).unwrap();
+        for _ in 0..20 {
+            assert_eq!(client.get(&platform.url("/function/hello")).await.unwrap().status, 200, "{away}");
+        }
+        let began = Instant::now();
+        let answer = state().await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["reason"]), (503, &json!("store_unavailable")), "{away}");
+        // The door's own limit is `baas.store_ms`, 5 s.
+        assert!(began.elapsed() < Duration::from_secs(6), "{away}: {:?}", began.elapsed());
+        let answer = orders().await;
+        assert!(answer.status.is_server_error(), "{away}: {} {}", answer.status, answer.text());
+        if away == "pause" {
+            node.run("resume").unwrap()
+        } else {
+            node.start().unwrap()
+        }
+        let began = Instant::now();
+        while state().await.status != 404 || orders().await.status != 200 {
+            assert!(began.elapsed() < PATIENCE, "{away}: {}", platform.log_tail());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        eprintln!("after a {away}: {:?}", began.elapsed());
     }
 }

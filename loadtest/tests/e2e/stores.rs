@@ -52,7 +52,7 @@ pub(crate) fn on_cassandra(keyspace: &str) -> Options {
     on(&cassandra::shared().unwrap(), keyspace)
 }
 
-fn on(node: &str, keyspace: &str) -> Options {
+pub(crate) fn on(node: &str, keyspace: &str) -> Options {
     let env = [
         ("FAAS_STORE_TYPE", "cassandra".to_owned()),
         ("FAAS_CASSANDRA_NODES", format!("[\"{node}\"]")),

@@ -1,5 +1,6 @@
 //! A store that takes no write when it is told so.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use faas_store::{
@@ -16,11 +17,18 @@ pub(super) struct Flaky {
     inner: Arc<Memory>,
     away: AtomicBool,
     blind: AtomicBool,
+    /// Nobody knows what becomes of writes of the function of this name.
+    vague: Mutex<Option<&'static str>>,
 }
 
 impl Flaky {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: Arc::new(Memory::new()), away: AtomicBool::new(false), blind: AtomicBool::new(false) })
+        Arc::new(Self {
+            inner: Arc::new(Memory::new()),
+            away: AtomicBool::new(false),
+            blind: AtomicBool::new(false),
+            vague: Mutex::default(),
+        })
     }
 
     pub(super) fn away(&self, away: bool) {
@@ -29,6 +37,15 @@ impl Flaky {
 
     pub(super) fn blind(&self, blind: bool) {
         self.blind.store(blind, Ordering::SeqCst);
+    }
+
+    /// Makes writes of a function, and what became of them, unknown.
+    pub(super) fn vague(&self, function: Option<&'static str>) {
+        *self.vague.lock().unwrap() = function;
+    }
+
+    fn is_vague(&self, partition: &Partition) -> bool {
+        self.vague.lock().unwrap().is_some_and(|function| partition.name == function.as_bytes())
     }
 
     /// Returns the store as another process sees it.
@@ -54,10 +71,16 @@ impl Store for Flaky {
         if self.away.load(Ordering::SeqCst) {
             return Box::pin(async { Err(StoreError::Unavailable { after: Duration::ZERO }) });
         }
+        if self.is_vague(&write.partition) {
+            return Box::pin(async move { Err(StoreError::Unknown(write.id)) });
+        }
         self.inner.write(write, by)
     }
 
     fn fate<'a>(&'a self, partition: &'a Partition, id: WriteId, by: Instant) -> Fut<'a, Fate> {
+        if self.is_vague(partition) {
+            return Box::pin(async { Err(StoreError::Unavailable { after: Duration::ZERO }) });
+        }
         self.inner.fate(partition, id, by)
     }
 

@@ -2,6 +2,7 @@
 
 use faas_model::RevisionId;
 use faas_model::manifest::HttpTrigger;
+use faas_repo::CodeRepo as _;
 use faas_store::WallClock;
 
 use super::flaky::Flaky;
@@ -109,6 +110,40 @@ async fn foretold_code_is_made_ready_while_the_other_still_compiles() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn foretold_code_that_never_came_is_removed_after_a_while() {
+    let [one, two] = two().await;
+    one.runtime.follow(Script { install_failure: Some(failure(Reason::Unprocessable)), ..Script::default() });
+    one.deploy("f", "bad").await.unwrap_err();
+    tokio::time::sleep(FOLLOW * 2).await;
+    assert_eq!((one.code_files().len(), two.code_files().len()), (0, 1));
+    tokio::time::sleep(seconds(1_300)).await;
+    assert_eq!(two.code_files(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_fails_shows_what_another_process_did_meanwhile() {
+    let flaky = Flaky::new();
+    let near: Arc<dyn Store> = flaky.clone();
+    let (one, two) = (process(&near).await, process(&flaky.beyond()).await);
+    let first = one.deploy("f", "one").await.unwrap().revision;
+    one.follow(Act::Wait);
+    let calling = one.service.clone();
+    let call = tokio::spawn(async move { calling.dispatch(invocation("f")).await });
+    tokio::time::sleep(seconds(1)).await;
+    let removing = one.service.clone();
+    let removal = tokio::spawn(async move { removing.remove(&function("f")).await });
+    tokio::time::sleep(seconds(1)).await;
+    let second = two.deploy("f", "two").await.unwrap();
+    assert_eq!(second.previous, Some(first));
+    flaky.vague(Some("f"));
+    assert_eq!(removal.await.unwrap().unwrap_err().reason, Reason::StoreUnavailable);
+    drop(call);
+    flaky.vague(None);
+    one.follow(Act::default());
+    one.shows("f", Some(second.revision)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn code_that_cannot_be_made_ready_is_tried_again_and_the_old_revision_answers() {
     let [one, two] = two().await;
     let first = one.deploy("f", "one").await.unwrap().revision;
@@ -163,6 +198,66 @@ async fn a_function_that_is_removed_here_is_not_shown_again_by_what_others_did_m
     one.follow(Act::default());
     let again = two.deploy("f", "three").await.unwrap().revision;
     one.shows("f", Some(again)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_took_long_to_make_ready_never_covers_a_later_one() {
+    let [one, two] = two().await;
+    one.deploy("g", "other").await.unwrap();
+    let mut catalogue = one.service.catalogue();
+    let shown = tokio::spawn(async move {
+        let mut shown = Vec::new();
+        while let Ok(Ok(())) = tokio::time::timeout(seconds(100), catalogue.changed()).await {
+            shown.extend(catalogue.borrow_and_update().function(&function("f")).map(|entry| entry.live.id));
+        }
+        shown
+    });
+    one.runtime.follow(Script { install_delay: seconds(20), ..Script::default() });
+    let first = two.deploy("f", "one").await.unwrap().revision;
+    tokio::time::sleep(seconds(1)).await;
+    one.runtime.follow(Script::default());
+    let second = one.deploy("f", "two").await.unwrap();
+    assert_eq!(second.previous, Some(first));
+    assert_eq!(shown.await.unwrap(), [second.revision]);
+    assert_eq!(one.live("f").await, Some(second.revision));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_changed_beside_all_turns_is_read_anew() {
+    let [one, two] = two().await;
+    let folder = tempfile::tempdir().unwrap();
+    let open = async |name: &str| {
+        let folder = folder.path().join(name);
+        FolderRepo::open(folder, faas_repo::Config::default(), one.store.clone()).await.unwrap()
+    };
+    let (alone, shared) = (open("alone").await, open("shared").await.sharing(one.store.clone(), WallClock::system()));
+    let mut upload = shared.begin().await.unwrap();
+    upload.write(b"code").await.unwrap();
+    let kept = shared.keep(upload.finish().await.unwrap()).await.unwrap();
+    let turn = alone.turn(&function("f")).await.unwrap();
+    let (spec, settings) = (FunctionSpec::default(), AliasSettings::default());
+    let published = shared.publish(&turn, &spec, &settings, &kept, Expect::Any).await.unwrap();
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(one.live("f").await, None, "nobody said so");
+    shared.changed_beside_turns().await.unwrap();
+    for process in [&one, &two] {
+        process.shows("f", Some(published.revision.id)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_which_nobody_knows_the_outcome_stays_open_until_another_settles_it() {
+    let flaky = Flaky::new();
+    let near: Arc<dyn Store> = flaky.clone();
+    let (one, two) = (process(&near).await, process(&flaky.beyond()).await);
+    flaky.vague(Some("f"));
+    let lost = one.deploy("f", "one").await.unwrap_err();
+    assert_eq!(lost.problem.reason, Reason::StoreUnavailable);
+    flaky.vague(None);
+    let began = tokio::time::Instant::now();
+    two.deploy("g", "two").await.unwrap();
+    assert!(began.elapsed() > seconds(5), "it waited until the change was settled: {:?}", began.elapsed());
+    assert_eq!((one.live("f").await, two.live("f").await), (None, None));
 }
 
 #[tokio::test(start_paused = true)]
