@@ -41,7 +41,7 @@ impl Inside {
         let by = Instant::now() + Duration::from_secs(60);
         Ok(match ask {
             Ask::Get => {
-                let entry = self.buckets.get(&self.bucket, key, by).await?;
+                let entry = self.buckets.get(&self.bucket, key, faas_store::Read::Linearizable, by).await?;
                 let read = |value: &Bytes| std::str::from_utf8(value).unwrap().parse().unwrap();
                 Answer::Found(entry.map(|entry| (read(&entry.value), entry.version.to_string())))
             }
