@@ -11,7 +11,7 @@ use clap::{Arg, Command};
 pub fn cli(intro: &str, name: &str, mut command: Command) -> String {
     command.build();
     let mut out = String::from(intro);
-    for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
+    for sub in command.get_subcommands().filter(|s| !s.is_hide_set() && s.get_name() != "help") {
         section(&mut out, name, sub);
     }
     out

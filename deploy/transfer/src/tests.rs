@@ -159,7 +159,7 @@ async fn a_file_that_is_cut_off_or_changed_is_told_with_its_line() {
     piece_lost.remove(2);
     let mut row_lost = lines.clone();
     row_lost.remove(count - 2);
-    let long = [&lines[0][..], &vec![b' '; usize::try_from(LINE_BYTES_MAX).unwrap() + 1], b"\n"].concat();
+    let long = [lines[0], &vec![b' '; usize::try_from(LINE_BYTES_MAX).unwrap() + 1], b"\n"].concat();
     let cases = [
         (b"".to_vec(), 1, "cut off"),
         (joined(&lines[..count - 1]), count, "cut off"),

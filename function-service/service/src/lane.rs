@@ -9,7 +9,8 @@
 mod tend;
 mod wait;
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -28,6 +29,11 @@ use crate::tended::Tended;
 
 use wait::Wait;
 
+thread_local! {
+    /// Room for the actions of one step; kept for its capacity.
+    static SCRATCH: Cell<Vec<Action>> = const { Cell::new(Vec::new()) };
+}
+
 /// One alias of a function and its instances.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -45,20 +51,19 @@ pub(crate) struct Lane {
 #[derive(Debug)]
 struct State {
     pool: Pool,
-    /// Kept for its capacity.
-    actions: Vec<Action>,
     target: Arc<Target>,
     instances: BTreeMap<InstanceId, Arc<Running>>,
-    waiting: HashMap<Ticket, oneshot::Sender<Verdict>>,
+    waiting: BTreeMap<Ticket, oneshot::Sender<Verdict>>,
     commands: Vec<Command>,
     /// Stops that are decided and have not begun: no call may start another instance before them.
-    stops: usize,
+    stops: u32,
     ticket_next: u64,
     /// Whether the task runs.
     tended: bool,
     /// When the task wakes by itself.
     wake_at: Option<Time>,
-    last_failure: Option<RuntimeError>,
+    /// Boxed, as are the meters: there are thousands of lanes that never failed and were never called.
+    last_failure: Option<Box<RuntimeError>>,
     starts: u64,
     start_failures: u64,
 }
@@ -109,9 +114,8 @@ impl Lane {
     pub(crate) fn new(shared: &Arc<Shared>, tasks: &Arc<Tasks>, target: Arc<Target>) -> Arc<Self> {
         let state = State {
             pool: Pool::new(target.limits(&shared.config)),
-            actions: Vec::new(),
             instances: BTreeMap::new(),
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             commands: Vec::new(),
             stops: 0,
             ticket_next: 0,
@@ -326,7 +330,7 @@ impl Lane {
     }
 
     fn step_at(&self, now: Time, state: &mut State, input: Input, own: Option<Ticket>) -> Option<Verdict> {
-        let (mut actions, mut verdict) = (mem::take(&mut state.actions), None);
+        let (mut actions, mut verdict) = (SCRATCH.take(), None);
         state.pool.step(now, input, &mut actions);
         for action in actions.drain(..) {
             let (ticket, given) = match action {
@@ -348,7 +352,7 @@ impl Lane {
                 },
                 Action::Reject(ticket, refusal) => (ticket, Verdict::Refused(Refused::By(refusal))),
                 Action::Fail(ticket) => {
-                    let failure = state.last_failure.clone().unwrap_or_else(unknown_failure);
+                    let failure = state.last_failure.as_deref().cloned().unwrap_or_else(unknown_failure);
                     (ticket, Verdict::Refused(Refused::Start(failure)))
                 }
             };
@@ -359,7 +363,7 @@ impl Lane {
                 drop(sender.send(given));
             }
         }
-        state.actions = actions;
+        SCRATCH.set(actions);
         verdict
     }
 

@@ -80,6 +80,12 @@ pub(crate) async fn run_kept(live: &mut Option<Live>, job: Job) -> Ended {
     outcome
 }
 
+/// Runs the guest in a store that was made before the call and takes no other.
+pub(crate) async fn run_once(live: Live, job: Job) -> Ended {
+    let mut live = Some(live);
+    run_kept(&mut live, job).await
+}
+
 /// A component in a store, between two calls.
 pub(crate) struct Live {
     pub store: Store<State>,

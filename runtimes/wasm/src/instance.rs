@@ -15,7 +15,7 @@ use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::coop::unconstrained;
 
-use crate::call::{Failed, Guest, Head, Job, Live, run, run_kept};
+use crate::call::{Failed, Guest, Head, Job, Live, run, run_kept, run_once};
 use crate::contract::Pre;
 use crate::crew::{Asked, Crew};
 use crate::drive::Drive;
@@ -23,6 +23,7 @@ use crate::failure::{self, Ended};
 use crate::loaded::Loaded;
 use crate::meter::Meter;
 use crate::runtime::Revision;
+use crate::trial::Trial;
 
 /// Guests of one instance that work on after their answer at most.
 const AFTER_MAX: usize = 64;
@@ -45,8 +46,8 @@ pub(crate) struct Linked {
 
 /// What calls of an instance share.
 enum Reused {
-    /// Nothing: each has a store of its own.
-    Never,
+    /// Nothing: each has a store of its own, the first perhaps the one that was made to try the component.
+    Never(Arc<Trial>),
     /// The store, one after the other; empty before the first call and after one that ended badly.
     Sequential(Seat),
     /// The store, side by side.
@@ -60,11 +61,19 @@ impl WasmInstance {
     /// Makes an instance, with the store that was made to try the component.
     pub(crate) fn new(revision: Arc<Revision>, linked: Arc<Linked>, live: Option<Live>) -> Self {
         let reuse = match revision.unit.spec.reuse {
-            Reuse::Never => Reused::Never,
+            Reuse::Never => Reused::Never(Trial::new(live)),
             Reuse::Sequential => Reused::Sequential(Arc::new(tokio::sync::Mutex::new(live))),
             Reuse::Concurrent => Reused::Concurrent(Crew::new(live)),
         };
         Self { revision, linked: Mutex::new(Some(linked)), calls: Arc::new(Calls::new()), reuse }
+    }
+
+    /// Returns the store that its first call may take, of an instance that keeps none.
+    pub(crate) fn trial(&self) -> Option<&Arc<Trial>> {
+        match &self.reuse {
+            Reused::Never(trial) => Some(trial),
+            Reused::Sequential(_) | Reused::Concurrent(_) => None,
+        }
     }
 
     fn begin(&self, call: Call) -> Result<Drive, RuntimeError> {
@@ -86,10 +95,16 @@ impl WasmInstance {
             limits: unit.spec.limits.clone(),
         };
         let guest: BoxFuture<'static, Ended> = match &self.reuse {
-            Reused::Never => {
-                let store = self.revision.store(&log, &meter, &linked)?;
-                Box::pin(run(store, linked.pre.clone(), job))
-            }
+            Reused::Never(trial) => match trial.take() {
+                Some(mut live) => {
+                    live.store.data_mut().begin(&log, &meter, self.revision.until());
+                    Box::pin(run_once(live, job))
+                }
+                None => {
+                    let store = self.revision.store(&log, &meter, &linked)?;
+                    Box::pin(run(store, linked.pre.clone(), job))
+                }
+            },
             Reused::Sequential(seat) => {
                 let (revision, seat, meter) = (Arc::clone(&self.revision), Arc::clone(seat), Arc::clone(&meter));
                 Box::pin(take_turn(revision, linked, seat, meter, job))
@@ -152,7 +167,7 @@ impl Instance for WasmInstance {
             lock(&self.linked).take();
             self.calls.cut_all();
             match &self.reuse {
-                Reused::Never => {}
+                Reused::Never(trial) => drop(trial.take()),
                 // A call that still holds it was cut just now, and lets go of the store.
                 Reused::Sequential(seat) => drop(seat.try_lock().map(|mut seat| seat.take())),
                 Reused::Concurrent(crew) => crew.stop(),
@@ -164,7 +179,7 @@ impl Instance for WasmInstance {
         let code = lock(&self.linked).as_ref().map_or(0, |linked| linked.loaded.bytes());
         let memory = match &self.reuse {
             // What a driver's store holds is known to its task alone.
-            Reused::Never | Reused::Concurrent(_) => 0,
+            Reused::Never(_) | Reused::Concurrent(_) => 0,
             Reused::Sequential(seat) => {
                 let held = |live: &Live| live.store.data().limiter.memory_bytes();
                 seat.try_lock().ok().and_then(|seat| seat.as_ref().map(held)).unwrap_or(0)

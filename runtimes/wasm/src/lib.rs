@@ -35,6 +35,7 @@ mod reply;
 mod runtime;
 mod share;
 mod state;
+mod trial;
 
 pub use compile::compile_child;
 pub use config::{CompileCommand, Config};

@@ -29,6 +29,7 @@ use crate::loaded::{Cache, Loaded, load};
 use crate::meter::Meter;
 use crate::share::{Budget, FunctionSlots, Slots, slots_of};
 use crate::state::{Limiter, State};
+use crate::trial::{TRIAL_BYTES_MAX, Trials};
 use crate::{CompileCommand, Config, engine, failure, share};
 
 /// What to do about a component that cannot answer several calls at once.
@@ -57,6 +58,7 @@ pub(crate) struct Engines {
     slots: Slots,
     compiler: Compiler,
     cache: Cache,
+    trials: Trials,
 }
 
 /// A revision that can be started.
@@ -96,7 +98,19 @@ impl WasmRuntime {
         let lane = Arc::new(lane);
         let memory = Arc::new(Budget::new(share::memory_total(&config)));
         let (slots, cache) = (Slots::new(&config), Cache::new(share::loaded_bounds(&config)));
-        let engines = Engines { config, worlds, ticks, lane, buckets, egress, memory, slots, compiler, cache };
+        let engines = Engines {
+            config,
+            worlds,
+            ticks,
+            lane,
+            buckets,
+            egress,
+            memory,
+            slots,
+            compiler,
+            cache,
+            trials: Trials::default(),
+        };
         Ok(Arc::new(Self { engines: Arc::new(engines) }))
     }
 }
@@ -170,8 +184,15 @@ impl Prepared for Ready {
     fn start(&self) -> BoxFuture<'_, Result<Started, RuntimeError>> {
         Box::pin(async move {
             let (begun, revision) = (Instant::now(), &self.revision);
-            let started = |linked, live, phases| {
+            let started = |linked, live: Option<Live>, phases| {
+                let small = |live: &Live| live.store.data().limiter.memory_bytes() <= TRIAL_BYTES_MAX;
+                let never = revision.unit.spec.reuse == Reuse::Never;
+                let live = live.filter(|live| !never || small(live));
+                let tried = live.is_some();
                 let instance = Arc::new(WasmInstance::new(Arc::clone(revision), linked, live));
+                if let Some(trial) = instance.trial().filter(|_| tried) {
+                    revision.engines.trials.keep(trial);
+                }
                 Started { instance, phases }
             };
             // Another instance has shown that it starts: this one costs next to nothing.
@@ -187,9 +208,7 @@ impl Prepared for Ready {
             *self.linked() = Arc::downgrade(&linked);
             let phases =
                 vec![("load", at_load - begun), ("link", at_link - at_load), ("instantiate", at_link.elapsed())];
-            // Without reuse it was only a trial.
-            let live = (revision.unit.spec.reuse != Reuse::Never).then_some(live);
-            Ok(started(linked, live, phases))
+            Ok(started(linked, Some(live), phases))
         })
     }
 }
@@ -269,7 +288,10 @@ impl Revision {
         linked: &Linked,
     ) -> Result<Store<State>, RuntimeError> {
         let Self { engines, unit, env, granted, outlet, slots, .. } = self;
-        let slot = slots.take(linked.slots)?;
+        let slot = match slots.take(linked.slots) {
+            Err(_) if engines.trials.give_up() => slots.take(linked.slots)?,
+            taken => taken?,
+        };
         let grants = Grants {
             buckets: engines.buckets.clone(),
             namespace: unit.function.namespace.clone(),

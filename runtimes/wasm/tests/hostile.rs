@@ -242,6 +242,24 @@ async fn a_function_that_holds_all_it_may_leaves_its_neighbours_their_slots() {
 }
 
 #[tokio::test]
+async fn what_is_kept_for_first_calls_is_given_up_for_calls_that_come() {
+    let machine = Machine::new(Config { calls_max: 2, calls_per_function_max: 2, ..Config::default() });
+    let mut started = Vec::new();
+    for name in ["one", "two", "three"] {
+        started.push(machine.start(name, code(guest()), FunctionSpec::default()).await.unwrap());
+    }
+    let last = started.pop().unwrap();
+    let mut held = Box::pin(last.call("/never", ""));
+    assert!(futures_util::poll!(&mut held).is_pending());
+    let mut beside = Box::pin(last.call("/never", ""));
+    assert!(futures_util::poll!(&mut beside).is_pending(), "both slots are for calls");
+    drop((held, beside));
+    for one in started {
+        assert_eq!((one.text("/count").await.unwrap(), one.text("/count").await.unwrap()), ("1".into(), "1".into()));
+    }
+}
+
+#[tokio::test]
 async fn all_guests_share_one_bound_of_memory_and_running_into_it_is_retryable() {
     let machine = Machine::new(Config { calls_max: 8, memory_total_max: ByteSize::mib(32), ..Config::default() });
     let trial = machine.start("total", code(guest()), FunctionSpec::default()).await.unwrap();

@@ -75,14 +75,14 @@ impl Lane {
             Ok(started) => self.started(state, id, target, started),
             Err(NotStarted::PutOff(cause)) => {
                 tracing::info!(function = %self.function, reason = %cause.reason, detail = cause.detail, "start put off");
-                state.last_failure = Some(cause);
+                state.last_failure = Some(Box::new(cause));
                 self.step(state, Input::StartPutOff(id), None);
             }
             Err(NotStarted::Failed(failure)) => {
                 tracing::warn!(function = %self.function, reason = %failure.reason, detail = failure.detail, "start failed");
                 self.meters().start_failures.increment(1);
                 state.start_failures += 1;
-                state.last_failure = Some(failure);
+                state.last_failure = Some(Box::new(failure));
                 self.step(state, Input::StartFailed(id), None);
             }
         }

@@ -106,3 +106,10 @@ async fn a_reader_that_stops_after_the_announced_length_did_not_cancel() {
     drop(bench.service.dispatch(head).await.unwrap());
     assert_eq!(book.count("faas_invocations_total ok"), 2, "an answer to HEAD has no body to be read");
 }
+
+/// An idle function is its records and a lane that nobody called: what the lane takes is a bar of the density.
+#[test]
+fn a_lane_that_was_never_called_fits_half_a_kibibyte() {
+    let counts = 2 * size_of::<usize>();
+    assert!(size_of::<crate::lane::Lane>() + counts <= 512, "{} bytes", size_of::<crate::lane::Lane>());
+}
