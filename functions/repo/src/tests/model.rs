@@ -276,6 +276,7 @@ async fn judge(seed: u64, inner: &Arc<Memory>, processes: &[Process], acknowledg
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(clippy::disallowed_methods, reason = "how long it runs is asked of whoever runs it")]
 async fn changes_of_many_processes_follow_each_other_and_are_heard_by_all() {
     let seeds = std::env::var("FAAS_MODEL_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
     for seed in 0..seeds {
