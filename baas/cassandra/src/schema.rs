@@ -2,8 +2,11 @@
 //!
 //! Every table has an id of its own from here, so that several nodes that make it at once make the same one.
 
+use std::time::Duration;
+
 use scylla::client::session::Session;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
+use scylla::statement::Statement;
 use uuid::Uuid;
 
 use crate::cql::{self, Identifier};
@@ -56,6 +59,10 @@ const TABLES: [(&str, &str); 5] = [
     ("feed_part", "namespace text, slot bigint, part blob, PRIMARY KEY ((namespace, slot), part)"),
     ("schema", "part text PRIMARY KEY, version int"),
 ];
+
+/// Longest wait for one step. All nodes make a table before the answer comes, which takes seconds where they are
+/// busy; who migrates once waits longer than a request may.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where the ids of tables come from (RFC 9562 §5.5): the same for the same keyspace, by whomever it is made.
 const TABLE_IDS: Uuid = Uuid::from_u128(0x5b0c_1d8e_6f6a_4b1e_9c57_0a6f_2d3e_7100);
@@ -110,8 +117,10 @@ fn replication(config: &Config, session: &Session) -> Result<String, ConfigError
 }
 
 async fn step(session: &Session, step: String, text: &str) -> Result<(), MigrateError> {
+    let mut statement = Statement::new(text);
+    statement.set_request_timeout(Some(STEP_TIMEOUT));
     // The driver waits until all nodes agree on the schema.
-    match session.query_unpaged(text, ()).await {
+    match session.query_unpaged(statement, ()).await {
         Ok(_) => Ok(()),
         Err(error) => Err(MigrateError::Step { step, error: error.to_string() }),
     }

@@ -5,7 +5,9 @@
 
 mod chaos;
 mod clock;
+mod cluster;
 mod crashes;
+mod deploys;
 mod disk;
 mod drain;
 mod failpoints;
@@ -48,6 +50,10 @@ enum Suite {
     Disk(disk::Arguments),
     /// Sets the platform's wall clock while it runs.
     Clock(clock::Arguments),
+    /// Runs two platforms over three Cassandra nodes under load while any of them dies.
+    Cluster(cluster::Arguments),
+    /// Deploys on two platforms over one Cassandra in turn, and kills them in the midst.
+    Deploys(deploys::Arguments),
 }
 
 #[tokio::main]
@@ -63,6 +69,8 @@ async fn main() -> anyhow::Result<()> {
         Suite::Crashes(arguments) => crashes::run(arguments).await,
         Suite::Disk(arguments) => disk::run(arguments).await,
         Suite::Clock(arguments) => clock::run(arguments).await,
+        Suite::Deploys(arguments) => Box::pin(deploys::run(arguments)).await,
+        Suite::Cluster(arguments) => Box::pin(cluster::run(arguments)).await,
     }
 }
 

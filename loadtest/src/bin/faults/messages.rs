@@ -15,7 +15,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::time::Instant;
 
-const QUEUE: &str = "order.placed";
+pub(crate) const QUEUE: &str = "order.placed";
 const DEAD_LETTERS: &str = "order.placed.dlq";
 /// After the last message, how long the platform may take to finish.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(300);
@@ -88,7 +88,7 @@ fn passive() -> lapin::options::QueueDeclareOptions {
     lapin::options::QueueDeclareOptions { passive: true, ..Default::default() }
 }
 
-async fn open(url: &str) -> Result<Channel> {
+pub(crate) async fn open(url: &str) -> Result<Channel> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     Ok(connection.create_channel().await?)
 }
@@ -104,7 +104,7 @@ pub(crate) async fn publish_until(url: String, rate: u64, stop: Arc<AtomicBool>)
 
 /// Publishes the messages from number `first` until every message is confirmed; a message whose confirm was
 /// lost is sent again under the same id, as a careful producer does.
-async fn publish(url: String, first: u64, messages: u64, poison: u64, rate: u64) -> Result<u64> {
+pub(crate) async fn publish(url: String, first: u64, messages: u64, poison: u64, rate: u64) -> Result<u64> {
     let mut left: BTreeSet<(u64, bool)> = (first..first + messages)
         .map(|n| (n, true))
         .chain((0..poison).map(|n| (n * (messages / poison.max(1)).max(1), false)))
@@ -224,7 +224,7 @@ async fn check(platform: &Platform, url: &str, arguments: &Arguments) -> Result<
     Ok(())
 }
 
-async fn queue_is_empty(channel: &Channel) -> Result<()> {
+pub(crate) async fn queue_is_empty(channel: &Channel) -> Result<()> {
     let mut left_over = u32::MAX;
     for _ in 0..120 {
         left_over = channel.queue_declare(QUEUE.into(), passive(), FieldTable::default()).await?.message_count();
@@ -247,12 +247,12 @@ pub(crate) async fn nothing_left_over(platform: &Platform, url: &str, messages: 
     Ok(())
 }
 
-struct Letter {
+pub(crate) struct Letter {
     reason: String,
     call: String,
 }
 
-async fn dead_letters(channel: &Channel) -> Result<BTreeMap<String, Vec<Letter>>> {
+pub(crate) async fn dead_letters(channel: &Channel) -> Result<BTreeMap<String, Vec<Letter>>> {
     let mut letters: BTreeMap<String, Vec<Letter>> = BTreeMap::new();
     while let Some(message) = channel.basic_get(DEAD_LETTERS.into(), BasicGetOptions::default()).await? {
         let headers = message.delivery.properties.headers().clone().context("a dead letter without headers")?;

@@ -1,0 +1,265 @@
+//! The two processes, and callers who pick one of them and go to the other only where a repeat is allowed:
+//! where nobody listens, and after a 503 that says when to come back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use faas_loadtest::platform::Platform;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// Longest wait for an answer or for a process that listens; longer than any pause of the machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two attempts to reach a process when none listens.
+const NOBODY_PAUSE: Duration = Duration::from_millis(20);
+
+/// One process as callers see it; its addresses stay the same over restarts.
+#[derive(Debug)]
+pub(crate) struct Side {
+    pub(crate) functions: String,
+    pub(crate) state: String,
+    /// How often it was killed; counted just before.
+    pub(crate) kills: AtomicU64,
+    /// Whether it is killed and not ready again.
+    pub(crate) down: AtomicBool,
+    /// Whether it has been told to end and is not ready again.
+    pub(crate) ending: AtomicBool,
+}
+
+/// Both.
+#[derive(Debug)]
+pub(crate) struct Sides {
+    pub(crate) sides: [Side; 2],
+    /// The value of `Authorization`, taken by both.
+    pub(crate) authorization: String,
+}
+
+impl Side {
+    /// Returns how callers see a platform.
+    pub(crate) fn of(platform: &Platform) -> Self {
+        Self {
+            functions: platform.ready().functions.clone(),
+            state: platform.ready().baas.clone(),
+            kills: AtomicU64::new(0),
+            down: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Sides {
+    pub(crate) fn side(&self, at: usize) -> &Side {
+        let [one, two] = &self.sides;
+        if at.is_multiple_of(2) { one } else { two }
+    }
+}
+
+/// Which listener is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listener {
+    Functions,
+    State,
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) target: String,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
+}
+
+impl Asked {
+    pub(crate) fn get(target: impl Into<String>) -> Self {
+        Self { method: Method::GET, target: target.into(), headers: Vec::new(), body: String::new() }
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Answered {
+    pub(crate) status: u16,
+    pub(crate) etag: Option<String>,
+    /// The first digits of the revision that answered, if a function did.
+    pub(crate) revision: String,
+    /// Whether it says when to come back.
+    pub(crate) retry_after: bool,
+    pub(crate) body: Bytes,
+    pub(crate) took: Duration,
+}
+
+impl Answered {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// How a request ended.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    Answered(Answered),
+    /// Its process was killed under it.
+    Killed,
+    /// There is no whole answer, and no kill to explain that.
+    Cut(String),
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    answered: u64,
+    while_ending: bool,
+}
+
+enum Tried {
+    Done(Sent),
+    /// No process has seen it.
+    Unseen,
+}
+
+/// A caller with connections of its own.
+pub(crate) struct Caller {
+    sides: Arc<Sides>,
+    listener: Listener,
+    open: [Option<Connection>; 2],
+    random: ChaCha8Rng,
+}
+
+impl Caller {
+    pub(crate) fn new(sides: Arc<Sides>, listener: Listener, seed: u64) -> Self {
+        Self { sides, listener, open: [None, None], random: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// Asks one of the two; the other one if the first is not there or says to come back.
+    pub(crate) async fn ask(&mut self, asked: &Asked) -> Sent {
+        let first = self.random.random_range(0..2);
+        match self.ask_from(first, asked).await {
+            (side, Sent::Answered(answer)) if answer.status == 503 && answer.retry_after => {
+                self.ask_from(side + 1, asked).await.1
+            }
+            (_, sent) => sent,
+        }
+    }
+
+    /// Asks one of the two, once.
+    pub(crate) async fn ask_once(&mut self, asked: &Asked) -> Sent {
+        let first = self.random.random_range(0..2);
+        self.ask_from(first, asked).await.1
+    }
+
+    /// Asks that one, or the other if it is not there; tells which one it was.
+    pub(crate) async fn ask_from(&mut self, first: usize, asked: &Asked) -> (usize, Sent) {
+        let begun = Instant::now();
+        for at in first.. {
+            match self.try_side(at % 2, asked).await {
+                Tried::Done(sent) => return (at % 2, sent),
+                Tried::Unseen if begun.elapsed() > PATIENCE => break,
+                // Both were asked.
+                Tried::Unseen if at > first => tokio::time::sleep(NOBODY_PAUSE).await,
+                Tried::Unseen => {}
+            }
+        }
+        (first, Sent::Cut("nobody listens".into()))
+    }
+
+    async fn try_side(&mut self, at: usize, asked: &Asked) -> Tried {
+        let sides = self.sides.clone();
+        let side = sides.side(at);
+        loop {
+            let kills = side.kills.load(Ordering::SeqCst);
+            let kept = self.open.get_mut(at).and_then(Option::take);
+            let mut connection = match kept {
+                Some(connection) => connection,
+                None => match self.connect(side).await {
+                    Some(connection) => connection,
+                    None => return Tried::Unseen,
+                },
+            };
+            let begun = Instant::now();
+            let (sent, unsent) = exchange(&mut connection, &self.sides.authorization, self.host(side), asked).await;
+            match sent {
+                Ok((answer, closes)) => {
+                    connection.answered += 1;
+                    if let Some(place) = self.open.get_mut(at).filter(|_| !closes) {
+                        *place = Some(connection);
+                    }
+                    return Tried::Done(Sent::Answered(Answered { took: begun.elapsed(), ..answer }));
+                }
+                // Closed between two requests; the next connection tells whether somebody is there.
+                Err(_) if unsent => {}
+                Err(_) if side.down.load(Ordering::SeqCst) || side.kills.load(Ordering::SeqCst) != kills => {
+                    return Tried::Done(Sent::Killed);
+                }
+                // Taken by the kernel of a process that had closed its listener: see docs/faults.md.
+                Err(_) if connection.answered == 0 && connection.while_ending => return Tried::Unseen,
+                Err(error) => {
+                    return Tried::Done(Sent::Cut(format!("after {} answers: {error}", connection.answered)));
+                }
+            }
+        }
+    }
+
+    fn host<'a>(&self, side: &'a Side) -> &'a str {
+        match self.listener {
+            Listener::Functions => &side.functions,
+            Listener::State => &side.state,
+        }
+    }
+
+    async fn connect(&self, side: &Side) -> Option<Connection> {
+        let while_ending = side.ending.load(Ordering::SeqCst);
+        let stream = TcpStream::connect(self.host(side)).await.ok()?;
+        stream.set_nodelay(true).ok()?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        let while_ending = while_ending || side.ending.load(Ordering::SeqCst);
+        Some(Connection { sender, answered: 0, while_ending })
+    }
+}
+
+type Exchanged = Result<(Answered, bool), String>;
+
+/// Sends a request on a connection; tells whether nothing of it was sent, when it failed.
+async fn exchange(connection: &mut Connection, authorization: &str, host: &str, asked: &Asked) -> (Exchanged, bool) {
+    if connection.sender.ready().await.is_err() {
+        return (Err("closed".into()), true);
+    }
+    let mut request = Request::builder().method(&asked.method).uri(&asked.target).header("host", host);
+    request = request.header("authorization", authorization);
+    for (name, value) in &asked.headers {
+        request = request.header(*name, value);
+    }
+    let Ok(request) = request.body(Full::new(Bytes::from(asked.body.clone()))) else {
+        return (Err("not a request".into()), false);
+    };
+    let whole = async {
+        let response = match connection.sender.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut error) => {
+                let unsent = error.take_message().is_some();
+                return (Err(error.into_error().to_string()), unsent);
+            }
+        };
+        let (head, body) = response.into_parts();
+        let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let closes = text("connection").is_some_and(|value| value == "close");
+        match body.collect().await {
+            Ok(body) => {
+                let (etag, retry_after) = (text("etag"), text("retry-after").is_some());
+                let (status, body) = (head.status.as_u16(), body.to_bytes());
+                let revision = text("x-faas-revision").unwrap_or_default();
+                (Ok((Answered { status, etag, revision, retry_after, body, took: Duration::ZERO }, closes)), false)
+            }
+            Err(error) => (Err(format!("its body: {error}")), false),
+        }
+    };
+    tokio::time::timeout(PATIENCE, whole).await.unwrap_or_else(|_| (Err("no answer in time".into()), false))
+}
