@@ -155,3 +155,81 @@ impl Window {
         self.store && failure.begun + failure.took >= self.begun && !too_late
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(6);
+
+    fn answer(status: u16, body: &'static str, took: Duration) -> Sent {
+        let body = Bytes::from_static(body.as_bytes());
+        Sent::Answered(Answered { status, etag: None, revision: String::new(), retry_after: false, body, took })
+    }
+
+    fn refused() -> Sent {
+        answer(503, r#"{"reason":"store_unavailable"}"#, Duration::from_secs(1))
+    }
+
+    async fn pass(seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn state_may_be_refused_while_a_node_is_away_and_until_the_recovery_is_due() {
+        let book = Book::new();
+        pass(100).await;
+        let before = Instant::now();
+        pass(1).await;
+        book.fault(true);
+        book.note("write", before, &[204], refused());
+        book.note("write", Instant::now(), &[204], refused());
+        pass(5).await;
+        book.fault_over();
+        pass(10).await;
+        book.note("write", Instant::now(), &[204], refused());
+        assert_eq!(book.judge(LIMIT), [""; 0]);
+        pass(1).await;
+        book.note("write", Instant::now(), &[204], refused());
+        assert_eq!(book.judge(LIMIT).len(), 1, "11 s after the fault");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_of_a_process_or_another_failure_excuses_nothing() {
+        let book = Book::new();
+        book.fault(false);
+        book.note("write", Instant::now(), &[204], refused());
+        assert_eq!(book.judge(LIMIT).len(), 1, "no node was away");
+        book.fault(true);
+        book.note("stateless request", Instant::now(), &[200], answer(502, "crashed", Duration::ZERO));
+        book.note("write", Instant::now(), &[204], Sent::Cut("reset".into()));
+        book.note("write", Instant::now(), &[204], answer(500, "store_unavailable", Duration::ZERO));
+        assert_eq!(book.judge(LIMIT).len(), 4 - 1, "the first one overlaps the store's fault now");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kill_of_its_process_explains_a_cut_and_what_was_expected_is_handed_on() {
+        let book = Book::new();
+        assert!(book.note("write", Instant::now(), &[204], Sent::Killed).is_none());
+        assert!(book.note("write", Instant::now(), &[204, 412], answer(412, "", Duration::ZERO)).is_some());
+        assert_eq!(book.judge(LIMIT), [""; 0]);
+        assert_eq!(book.failed(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_refusal_and_a_slow_recovery_are_told() {
+        let book = Book::new();
+        book.fault(true);
+        let second = Duration::from_secs(1);
+        let text = r#"{"reason":"store_unavailable"}"#;
+        book.note("write", Instant::now(), &[204], answer(503, text, LIMIT));
+        book.recovered("a fault", RECOVERY);
+        assert_eq!(book.judge(LIMIT), [""; 0]);
+        book.note("write", Instant::now(), &[204], answer(503, text, LIMIT + second));
+        book.recovered("another fault", RECOVERY + second);
+        let told = book.judge(LIMIT);
+        assert!(told.len() == 2 && told[0].contains("more than 6s") && told[1].contains("another fault"), "{told:?}");
+    }
+}

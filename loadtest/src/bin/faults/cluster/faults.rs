@@ -193,3 +193,22 @@ async fn recover(shared: &Arc<Shared>, n: u64) -> Result<Duration> {
     tokio::time::sleep(RECOVERY.saturating_sub(took)).await;
     Ok(took)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_has_every_kind_two_nodes_in_its_second_half_and_is_the_same_for_a_seed() {
+        let made = |seed| plan(20, &mut ChaCha8Rng::seed_from_u64(seed));
+        let one = made(1);
+        assert!(one == made(1) && one != made(2));
+        let two_nodes = |fault: &Fault| matches!(fault, Fault::KillNodes(2) | Fault::HoldNodes(2));
+        assert_eq!(one.iter().filter(|fault| two_nodes(fault)).count(), 4);
+        assert!(!one[..10].iter().any(two_nodes));
+        for kind in ONE_NODE.iter().chain(&TWO_NODES) {
+            assert!(one.contains(kind), "{kind:?}");
+        }
+        assert_eq!(plan(3, &mut ChaCha8Rng::seed_from_u64(1)).len(), 3);
+    }
+}

@@ -18,6 +18,9 @@ use tokio::time::Instant;
 
 /// Longest wait for an answer or for a process that listens; longer than any pause of the machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A connection that was not used for longer is not used again: the process closes it after 60 s (`front.keep_alive`),
+/// and a request that is on its way then has no answer (RFC 9112 §9.5).
+const IDLE_MAX: Duration = Duration::from_secs(20);
 /// Between two attempts to reach a process when none listens.
 const NOBODY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -116,6 +119,7 @@ pub(crate) enum Sent {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     answered: u64,
+    used: Instant,
     while_ending: bool,
 }
 
@@ -176,6 +180,7 @@ impl Caller {
         loop {
             let kills = side.kills.load(Ordering::SeqCst);
             let kept = self.open.get_mut(at).and_then(Option::take);
+            let kept = kept.filter(|connection| connection.used.elapsed() < IDLE_MAX);
             let mut connection = match kept {
                 Some(connection) => connection,
                 None => match self.connect(side).await {
@@ -188,6 +193,7 @@ impl Caller {
             match sent {
                 Ok((answer, closes)) => {
                     connection.answered += 1;
+                    connection.used = Instant::now();
                     if let Some(place) = self.open.get_mut(at).filter(|_| !closes) {
                         *place = Some(connection);
                     }
@@ -221,7 +227,7 @@ impl Caller {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.ok()?;
         tokio::spawn(connection);
         let while_ending = while_ending || side.ending.load(Ordering::SeqCst);
-        Some(Connection { sender, answered: 0, while_ending })
+        Some(Connection { sender, answered: 0, used: Instant::now(), while_ending })
     }
 }
 
