@@ -71,6 +71,9 @@ faults: setup-test samples ## The long fault suites over the real binary (as roo
 	target/release/faas-faults kills --rounds 100
 	target/release/faas-faults kills --rounds 10 --fill-mib 1024
 	target/release/faas-faults messages
+	target/release/faas-faults cluster
+	target/release/faas-faults deploys
+	$(CARGO) test --release --locked --workspace --test ring -- --ignored
 
 setup: ## Installs the toolchain's parts
 	@deploy/setup.sh
