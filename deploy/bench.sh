@@ -13,10 +13,12 @@ if [ ! -x "$tool" ]; then
         mkdir -p "$(dirname "$tool")" && cp "$tmp/out/wasmtime_cli/wasmtime" "$tool" && chmod +x "$tool"
     rm -rf "$tmp"
 fi
-cargo build --profile dist --locked --workspace --bin faas --bin faas-wasm-compile --bin faas-bench --example bare --example state
+cargo build --profile dist --locked --workspace --bin faas --bin faas-wasm-compile --bin faas-bench --example bare --example state --example cluster
 echo "commit $(git rev-parse --short HEAD), $(nproc) cores, kernel $(uname -r), load $(cut -d' ' -f1 /proc/loadavg)"
 target/dist/faas-bench http --wasmtime "$tool" "$@"
 echo
 target/dist/examples/state
 echo
 target/dist/faas-bench state
+echo
+target/dist/examples/cluster
