@@ -212,7 +212,9 @@ async fn the_status_tells_every_node_and_does_not_wait_for_one_that_is_away() {
     node.start().unwrap();
     let config = config(node.address());
     migrate(&config).await.unwrap();
-    let config = Config { request_timeout: Millis(500), breaker_failures: 1, ..config };
+    // Nothing but the status itself ends its wait.
+    let long = Millis(60_000);
+    let config = Config { request_timeout: long, connect_timeout: long, breaker_failures: 1, ..config };
     let store = Cassandra::open(&config, WallClock::system()).await.unwrap();
     let status = store.status().await;
     assert_eq!((status.store, status.cluster, status.schema), ("cassandra", "up", Some(SCHEMA_VERSION)));
@@ -232,8 +234,8 @@ async fn the_status_tells_every_node_and_does_not_wait_for_one_that_is_away() {
         read.unwrap_err();
         assert_eq!((status.cluster, status.schema), ("away", None), "{away}");
         assert!(status.nodes[0].version.is_none() && status.nodes[0].hint_files.is_none(), "{away}: {status:?}");
-        // As long as the read beside it; seconds are for a machine that is busy.
-        assert!(took < ASK_MAX + Duration::from_secs(5), "{away}: {took:?}");
+        // The seconds beyond it are for a machine that is busy.
+        assert!(took < ASK_MAX + Duration::from_secs(20), "{away}: {took:?}");
         let breaker = store.status().await.breaker;
         assert!(breaker.state != "closed" && breaker.failures > 0, "{away}: {breaker:?}");
     }
