@@ -329,3 +329,23 @@ impl Seen {
         broken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_follow_the_order_of_what_was_live() {
+        let lived = [vec!["aaaa".to_owned(), "bbbb".to_owned(), "cccc".to_owned()]];
+        let judged = |seen: &[&str]| {
+            let revisions = seen.iter().map(ToString::to_string).collect();
+            Seen { revisions, ..Seen::default() }.judge(&lived)
+        };
+        assert_eq!(judged(&["aa", "bb", "cc"]), [""; 0]);
+        assert_eq!(judged(&["aa", "cc"]), [""; 0], "one may be missed");
+        assert!(judged(&["bb", "aa"])[0].contains("aa answered after a later revision"));
+        assert!(judged(&["aa", "dd"])[0].contains("dd answered and was never live"));
+        let wrong = Seen { wrong: [("404".to_owned(), 2)].into(), ..Seen::default() };
+        assert!(wrong.judge(&lived)[0].contains("2 times 404"));
+    }
+}

@@ -78,11 +78,11 @@ impl House {
             shared.slot.store(n * slots / arguments.faults, Ordering::SeqCst);
             let (begun, failed) = (shared.book.seconds(), shared.book.failed());
             let name = self.make(fault, shared, &mut random).await.with_context(|| format!("fault {n}, {fault:?}"))?;
+            let lasted = shared.book.seconds() - begun;
             let recovery = recover(shared, n as u64).await?;
             shared.book.recovered(&format!("fault {n}, {name}"), recovery);
             println!(
-                "{begun:>7.1} s  {name}, over after {:.1} s; state worked again after {:.1} s; {} requests failed; {} writes, {} requests, {} messages so far",
-                shared.book.seconds() - begun - recovery.as_secs_f64(),
+                "{begun:>7.1} s  {name}, over after {lasted:.1} s; state worked again after {:.1} s; {} requests failed; {} writes, {} requests, {} messages so far",
                 recovery.as_secs_f64(),
                 shared.book.failed() - failed,
                 shared.writes.load(Ordering::SeqCst),

@@ -269,3 +269,98 @@ async fn exchange(connection: &mut Connection, authorization: &str, host: &str, 
     };
     tokio::time::timeout(PATIENCE, whole).await.unwrap_or_else(|_| (Err("no answer in time".into()), false))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const FINE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    const LATER: &str = "HTTP/1.1 503 Later\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
+    const NEVER: &str = "HTTP/1.1 503 Never\r\ncontent-length: 0\r\n\r\n";
+    const CUT: &str = "";
+
+    /// A process that answers every first request of a connection with `text`, and counts.
+    async fn server(text: &'static str) -> (Side, Arc<AtomicU64>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, asked) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicU64::new(0)));
+        let counted = asked.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4096];
+                if stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    stream.write_all(text.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        (side(address), asked)
+    }
+
+    fn side(address: String) -> Side {
+        let flag = || AtomicBool::new(false);
+        let (functions, state) = (address.clone(), address);
+        Side { functions, state, kills: AtomicU64::new(0), down: flag(), ending: flag() }
+    }
+
+    async fn nobody() -> Side {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        side(listener.local_addr().unwrap().to_string())
+    }
+
+    fn caller(one: Side, two: Side) -> (Caller, Arc<Sides>) {
+        let sides = Arc::new(Sides { sides: [one, two], authorization: "Bearer x".into() });
+        (Caller::new(sides.clone(), Listener::State, 1), sides)
+    }
+
+    fn status(sent: &Sent) -> Option<u16> {
+        if let Sent::Answered(answer) = sent { Some(answer.status) } else { None }
+    }
+
+    #[tokio::test]
+    async fn where_nobody_listens_the_other_is_asked() {
+        let (fine, asked) = server(FINE).await;
+        let (mut caller, _) = caller(nobody().await, fine);
+        for n in 1..10 {
+            assert_eq!(status(&caller.ask(&Asked::get("/")).await), Some(200));
+            assert_eq!(asked.load(Ordering::SeqCst), n);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_503_goes_to_the_other_only_if_it_says_when_to_come_back() {
+        for (text, expected) in [(LATER, Some(200)), (NEVER, Some(503))] {
+            let ((refusing, _), (fine, _)) = (server(text).await, server(FINE).await);
+            let (mut caller, sides) = caller(refusing, fine);
+            // Whichever is picked first.
+            let mut told = Vec::new();
+            for _ in 0..20 {
+                told.push(status(&caller.ask(&Asked::get("/")).await));
+            }
+            assert!(told.contains(&expected) && told.contains(&Some(200)), "{told:?}");
+            assert_eq!(told.contains(&Some(503)), text == NEVER, "{told:?}");
+            let (at, once) = caller.ask_from(0, &Asked::get("/")).await;
+            assert_eq!((at, status(&once)), (0, Some(503)), "asked once it is not repeated");
+            drop(sides);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_cut_is_not_repeated_and_excused_only_by_a_kill() {
+        let ((cut, _), (fine, asked)) = (server(CUT).await, server(FINE).await);
+        let (mut caller, sides) = caller(cut, fine);
+        let (_, sent) = caller.ask_from(0, &Asked::get("/")).await;
+        assert!(matches!(&sent, Sent::Cut(_)), "{sent:?}");
+        sides.side(0).down.store(true, Ordering::SeqCst);
+        let (_, sent) = caller.ask_from(0, &Asked::get("/")).await;
+        assert!(matches!(&sent, Sent::Killed), "{sent:?}");
+        assert_eq!(asked.load(Ordering::SeqCst), 0, "the other was not asked");
+        sides.side(0).down.store(false, Ordering::SeqCst);
+        sides.side(0).ending.store(true, Ordering::SeqCst);
+        let (at, sent) = caller.ask_from(0, &Asked::get("/")).await;
+        assert_eq!((at, status(&sent)), (1, Some(200)), "nobody has seen it");
+    }
+}
