@@ -186,11 +186,8 @@ impl Registry {
 
     /// Returns the recorded revision of `live`.
     async fn live_revision(&self, name: &FunctionName) -> Result<Option<RevisionId>, ServiceError> {
-        match self.shared.repo.function(name).await {
-            Ok(record) => Ok(record.aliases.get(&Name::alias_live()).map(|at| at.revision)),
-            Err(RepoError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let record = self.recorded(name).await?;
+        Ok(record.and_then(|record| Some(record.aliases.get(&Name::alias_live())?.revision)))
     }
 
     /// Refuses a revision whose routes another function holds, as far as is known;

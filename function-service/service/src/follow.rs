@@ -37,7 +37,11 @@ pub(crate) async fn follow(registry: Weak<Registry>) {
                 looks.spawn(async move { registry.tidy().await });
                 continue;
             }
-            Some(looked) = looks.join_next() => looked.ok().flatten(),
+            Some(looked) = looks.join_next() => match looked.ok().flatten() {
+                // No look at a function: there is nothing new to ask for.
+                None => continue,
+                looked => looked,
+            },
         };
         let Some(registry) = registry.upgrade() else { return };
         match looked {
@@ -141,7 +145,8 @@ impl Registry {
         Err(RepoError::Conflict { current: None }.into())
     }
 
-    async fn recorded(&self, name: &FunctionName) -> Result<Option<FunctionRecord>, RepoError> {
+    /// Reads a function's record; `None` where there is none.
+    pub(crate) async fn recorded(&self, name: &FunctionName) -> Result<Option<FunctionRecord>, RepoError> {
         match self.shared.repo.function(name).await {
             Ok(record) => Ok(Some(record)),
             Err(RepoError::NotFound(_)) => Ok(None),

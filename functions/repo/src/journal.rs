@@ -18,13 +18,13 @@ use bytes::Bytes;
 use faas_model::manifest::RuntimeKind;
 use faas_model::{Digest, FunctionName, Name};
 use faas_store::{
-    Change, Fate, Logged, Page, Partition, Require, Space, Store, StoreError, Version, WallClock, Write, WriteId,
+    Change, Fate, Logged, Page, Partition, Require, Space, Store, StoreError, Version, WallClock, WriteId,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::records::{self, by, decode, encode, page};
+use crate::records::{self, by, decode, encode};
 use crate::turn::{Coming, Held, News, Turn};
 use crate::{Config, RepoError};
 
@@ -123,21 +123,11 @@ impl Journal {
         let coming = coming.into_iter().filter(|coming| coming.by != self.me).collect();
         let mut news = News { upto: head.last, coming, ..News::default() };
         if head.last > after {
-            let (from, mut next) = (number(after + 1), None);
-            let mut found = 0;
-            loop {
-                let range = from.clone()..number(head.last + 1);
-                let slice = self.store.scan(&partition(), range, page(next), by()).await?;
-                for row in &slice.items {
-                    news.changed.insert(decode(&row.value, "a recorded change")?);
-                    found += 1;
-                }
-                next = slice.next;
-                if next.is_none() {
-                    break;
-                }
+            let rows = records::rows(&*self.store, &partition(), number(after + 1)..number(head.last + 1)).await?;
+            for row in &rows {
+                news.changed.insert(decode(&row.value, "a recorded change")?);
             }
-            news.lost = found < head.last - after;
+            news.lost = (rows.len() as u64) < head.last - after;
         }
         news.lost |= head.last < after;
         news.open = head.open.map(|open| open.function);
@@ -230,17 +220,7 @@ impl Journal {
 
     /// Writes; `None` when the head is another one by now.
     async fn write(&self, changes: Vec<Change>) -> Result<Option<Version>, RepoError> {
-        let id = WriteId::fresh();
-        let write = Write { partition: partition(), id, changes, log: Logged::No };
-        match self.store.write(write, by()).await {
-            Ok(done) => Ok(Some(done.version)),
-            Err(StoreError::Conflict(_)) => Ok(None),
-            Err(StoreError::Unknown(id)) => match self.store.fate(&partition(), id, records::settled_by()).await? {
-                Fate::Committed(done) => Ok(Some(done.version)),
-                Fate::Never => Ok(None),
-            },
-            Err(error) => Err(error.into()),
-        }
+        records::write(&*self.store, partition(), WriteId::fresh(), changes, Logged::No).await
     }
 }
 

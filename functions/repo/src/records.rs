@@ -16,7 +16,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use faas_model::{FunctionName, Name, RevisionId};
-use faas_store::{Fate, Key, Logged, PATIENCE, Page, Partition, Space, Store, StoreError, Write, WriteId};
+use faas_store::{
+    Fate, Key, Logged, PATIENCE, Page, Partition, Row, Space, Store, StoreError, Version, Write, WriteId,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -53,26 +55,50 @@ impl Records {
         id: WriteId,
         changes: Vec<faas_store::Change>,
     ) -> Result<bool, RepoError> {
-        let write = Write { partition: partition.clone(), id, changes, log: Logged::Values };
-        match self.store.write(write, by()).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::Conflict(_)) => Ok(false),
-            Err(StoreError::Unknown(id)) => {
-                let fate = self.store.fate(&partition, id, settled_by()).await?;
-                Ok(matches!(fate, Fate::Committed(_)))
-            }
-            Err(error) => Err(error.into()),
+        let done = write(&*self.store, partition, id, changes, Logged::Values).await?;
+        Ok(done.is_some())
+    }
+}
+
+/// Writes, and settles an unknown outcome; `None` when a condition did not hold, or the write never took effect.
+pub(crate) async fn write(
+    store: &dyn Store,
+    partition: Partition,
+    id: WriteId,
+    changes: Vec<faas_store::Change>,
+    log: Logged,
+) -> Result<Option<Version>, RepoError> {
+    let write = Write { partition: partition.clone(), id, changes, log };
+    match store.write(write, by()).await {
+        Ok(done) => Ok(Some(done.version)),
+        Err(StoreError::Conflict(_)) => Ok(None),
+        Err(StoreError::Unknown(id)) => match store.fate(&partition, id, Instant::now() + SETTLE).await? {
+            Fate::Committed(done) => Ok(Some(done.version)),
+            Fate::Never => Ok(None),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads all rows of a range of a partition, in the order of their sorts.
+pub(crate) async fn rows(
+    store: &dyn Store,
+    partition: &Partition,
+    range: std::ops::Range<Bytes>,
+) -> Result<Vec<Row>, RepoError> {
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let slice = store.scan(partition, range.clone(), page(after), by()).await?;
+        rows.extend(slice.items);
+        after = slice.next;
+        if after.is_none() {
+            return Ok(rows);
         }
     }
 }
 
 pub(crate) fn by() -> Instant {
     Instant::now() + PATIENCE
-}
-
-/// Returns by when the fate of an unknown write is to be told.
-pub(crate) fn settled_by() -> Instant {
-    Instant::now() + SETTLE
 }
 
 pub(crate) fn page(after: Option<faas_store::Cursor>) -> Page {

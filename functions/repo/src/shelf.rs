@@ -16,14 +16,14 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use faas_model::{Digest, Name};
 use faas_store::{
-    Change, Key, Logged, Partition, Read, Require, Row, Space, Store, StoreError, Version, WallClock, Write, WriteId,
+    Change, Key, Logged, Partition, Read, Require, Row, Space, Store, StoreError, Version, WallClock, WriteId,
 };
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 use uuid::{NoContext, Timestamp, Uuid};
 
-use crate::records::{by, decode, encode, page, settled_by};
+use crate::records::{self, by, decode, encode, page};
 use crate::{RepoError, Upload};
 
 /// Bytes of a chunk.
@@ -200,15 +200,8 @@ impl Shelf {
 
     /// Writes; `false` when a condition did not hold.
     async fn write(&self, partition: Partition, changes: Vec<Change>) -> Result<bool, RepoError> {
-        let write = Write { partition: partition.clone(), id: WriteId::fresh(), changes, log: Logged::No };
-        match self.store.write(write, by()).await {
-            Ok(_) => Ok(true),
-            Err(StoreError::Conflict(_)) => Ok(false),
-            Err(StoreError::Unknown(id)) => {
-                Ok(matches!(self.store.fate(&partition, id, settled_by()).await?, faas_store::Fate::Committed(_)))
-            }
-            Err(error) => Err(error.into()),
-        }
+        let done = records::write(&*self.store, partition, WriteId::fresh(), changes, Logged::No).await?;
+        Ok(done.is_some())
     }
 }
 

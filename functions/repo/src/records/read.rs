@@ -112,14 +112,6 @@ impl Records {
     }
 
     async fn rows(&self, partition: &Partition, range: Range<Bytes>) -> Result<Vec<Row>, RepoError> {
-        let (mut rows, mut after) = (Vec::new(), None);
-        loop {
-            let slice = self.store.scan(partition, range.clone(), page(after), by()).await?;
-            rows.extend(slice.items);
-            after = slice.next;
-            if after.is_none() {
-                return Ok(rows);
-            }
-        }
+        super::rows(&*self.store, partition, range).await
     }
 }
