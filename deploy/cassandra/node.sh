@@ -14,12 +14,13 @@
 #   HEAP          of the JVM                                 (default 512M)
 #   AUTH          on: user and password, `cassandra` first   (default off)
 #   AUTH_COPIES   copies of users and rights                 (default 1)
+#   JIT           full: slower to warm up, faster after it, as in production (default quick)
 # start   returns at once; what ran before in DIR is kept
 # wait    returns when clients can connect, 1 after 180 s
 # stop    ends the node within 30 s; kill as a crash would; pause and resume hold it still
 set -euo pipefail
 
-usage() { sed -n '2,19p' "$0" >&2; exit 64; }
+usage() { sed -n '2,20p' "$0" >&2; exit 64; }
 here=$(cd "$(dirname "$0")" && pwd)
 lib=$here/target/lib
 
@@ -47,6 +48,7 @@ SEEDS=${SEEDS:-$ADDRESS:$STORAGE_PORT}
 HEAP=${HEAP:-512M}
 AUTH=${AUTH:-off}
 AUTH_COPIES=${AUTH_COPIES:-1}
+[ "${JIT:-quick}" = full ] && jit=() || jit=(-XX:TieredStopAtLevel=1)
 
 answers() { (exec 3<> "/dev/tcp/$ADDRESS/$CQL_PORT") 2> /dev/null; }
 node_pid() { cat "$dir/pid" 2> /dev/null || true; }
@@ -72,7 +74,7 @@ settings() { # writes the node's files
 run() { # MEMORY ARGS...: Java with what Cassandra needs
   local memory=$1
   shift
-  exec java "@$here/jvm17.options" -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xmx"$memory" -cp "$dir/conf:$lib/*" \
+  exec java "@$here/jvm17.options" -XX:+UseSerialGC "${jit[@]}" -Xmx"$memory" -cp "$dir/conf:$lib/*" \
     -Dcassandra.storagedir="$dir" -Dlogback.configurationFile="$here/logback.xml" "$@"
 }
 
