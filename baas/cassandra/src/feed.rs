@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::layout;
 use crate::session::corrupt;
-use crate::store::Cassandra;
+use crate::store::{Announcement, Cassandra};
 use crate::writes::{big, blob};
 
 /// Microseconds of one slot.
@@ -130,18 +130,19 @@ impl Cassandra {
         let live = CqlValue::Int(self.log_seconds.saturating_add(60));
         let mut key = BytesMut::with_capacity(8 + part.len());
         key.put_u64(slot);
-        let (statements, trust) = (&self.cluster.statements, Duration::from_micros(SLOT));
+        let (trust, place) = (Duration::from_micros(SLOT), Bytes::copy_from_slice(namespace.as_bytes()));
         // The slot itself, under the name of its namespace: no key of a partition begins like this.
         let slot_key = [&key[..], b"\0", namespace.as_bytes()].concat();
         if !self.pointed.knows(&slot_key, trust) {
             let values = vec![CqlValue::Text(namespace.to_owned()), big(slot), live.clone()];
-            self.cluster.announce(&statements.slot_put, values, by).await?;
+            self.announce(Announcement::Slot, place.clone(), values, by).await?;
             self.pointed.note(slot_key.into(), Instant::now());
         }
         key.put_slice(&part);
         if !self.pointed.knows(&key, trust) {
             let values = vec![CqlValue::Text(namespace.to_owned()), big(slot), blob(&part), live];
-            self.cluster.announce(&statements.part_put, values, by).await?;
+            let place = [&slot.to_be_bytes()[..], &place].concat();
+            self.announce(Announcement::Part, place.into(), values, by).await?;
             self.pointed.note(key.freeze(), Instant::now());
         }
         Ok(())

@@ -27,6 +27,7 @@ mod schema;
 mod session;
 mod status;
 mod store;
+mod together;
 mod writes;
 
 pub use config::{Config, ConfigError};

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::layout;
 use crate::session::corrupt;
-use crate::store::Cassandra;
+use crate::store::{Announcement, Cassandra};
 use crate::writes::{blob, expiry};
 
 /// Parts into which the names of one scope are divided.
@@ -67,8 +67,10 @@ impl Cassandra {
         }
         let begun = Instant::now();
         let scope = layout::scope(&partition.namespace, partition.space);
-        let values = vec![blob(&scope), CqlValue::TinyInt(shard(&partition.name)), blob(&partition.name)];
-        self.cluster.announce(&self.cluster.statements.name_put, values, by).await?;
+        let shard = shard(&partition.name);
+        let values = vec![blob(&scope), CqlValue::TinyInt(shard), blob(&partition.name)];
+        let place = [&scope[..], &shard.to_be_bytes()].concat();
+        self.announce(Announcement::Name, place.into(), values, by).await?;
         self.named.note(part, begun);
         Ok(())
     }
@@ -180,7 +182,7 @@ impl Cassandra {
         if !any && announced < i64::try_from(stale).unwrap_or(i64::MAX) {
             let scope = layout::scope(namespace, space);
             let values = vec![CqlValue::BigInt(announced), blob(&scope), CqlValue::TinyInt(shard(name)), blob(name)];
-            self.cluster.announce(&self.cluster.statements.name_drop, values, by).await?;
+            self.cluster.announce(&self.cluster.statements.name_drop, &[values], by).await?;
         }
         Ok(false)
     }

@@ -251,32 +251,36 @@ impl Cluster {
         values: Values,
         by: Instant,
     ) -> Result<QueryRowsResult, StoreError> {
-        rows(self.repeated(statement, values, by).await?)
+        // The driver's futures are large.
+        rows(self.repeated(by, || Box::pin(self.session.execute_unpaged(statement, &values))).await?)
     }
 
-    /// Writes what may be written again and again: names and pointers.
+    /// Writes rows of one partition that may be written again and again: names and pointers.
     ///
     /// # Errors
     /// `Unavailable`, `Deadline`.
     pub(crate) async fn announce(
         &self,
         statement: &PreparedStatement,
-        values: Values,
+        rows: &[Values],
         by: Instant,
     ) -> Result<(), StoreError> {
-        self.repeated(statement, values, by).await.map(drop)
+        if let [values] = rows {
+            return self.repeated(by, || Box::pin(self.session.execute_unpaged(statement, values))).await.map(drop);
+        }
+        let statements = rows.iter().map(|_| BatchStatement::PreparedStatement(statement.clone())).collect();
+        let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
+        batch.set_consistency(Consistency::LocalQuorum);
+        self.repeated(by, || Box::pin(self.session.batch(&batch, rows))).await.map(drop)
     }
 
-    async fn repeated(
-        &self,
-        statement: &PreparedStatement,
-        values: Values,
-        by: Instant,
-    ) -> Result<QueryResult, StoreError> {
+    async fn repeated<R>(&self, by: Instant, request: impl Fn() -> R) -> Result<QueryResult, StoreError>
+    where
+        R: Future<Output = Result<QueryResult, ExecutionError>>,
+    {
         let mut pause = PAUSE_MIN;
         loop {
-            // The driver's futures are large.
-            let failed = match self.once(by, Box::pin(self.session.execute_unpaged(statement, &values))).await {
+            let failed = match self.once(by, request()).await {
                 Ok(result) => return Ok(result),
                 // What is repeated is the same.
                 Err(Failed::Unknown) => StoreError::Unavailable { after: PAUSE_MAX },

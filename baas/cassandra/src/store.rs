@@ -7,15 +7,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use faas_model::Name;
 use faas_store::{
-    Abilities, ChangeRecord, Committed, Fate, Fut, Key, Page, Partition, Read, Row, Slice, Space, Store, Transactions,
-    WallClock, Write, WriteId,
+    Abilities, ChangeRecord, Committed, Fate, Fut, Key, Page, Partition, Read, Row, Slice, Space, Store, StoreError,
+    Transactions, WallClock, Write, WriteId,
 };
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cql::Identifier;
 use crate::names::Announced;
-use crate::session::{Cluster, Statements, connect_in_time};
+use crate::session::{Cluster, Statements, Values, connect_in_time};
+use crate::together::Together;
 use crate::{Config, OpenError, schema, status};
 
 /// Announcements that are remembered, so that they are not made again for every write.
@@ -24,13 +25,14 @@ const ANNOUNCED_MAX: usize = 100_000;
 /// A store on a cluster of Apache Cassandra. Writes and reads are linearizable within the datacenter.
 #[derive(Debug)]
 pub struct Cassandra {
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: Arc<Cluster>,
     pub(crate) keyspace: Identifier,
     pub(crate) clock: WallClock,
     /// Partitions whose names were announced lately.
     pub(crate) named: Announced,
     /// Partitions that were announced in the present slot.
     pub(crate) pointed: Announced,
+    announcing: Arc<Together<(Announcement, Bytes), Values>>,
     pub(crate) outcome_seconds: i32,
     pub(crate) log_seconds: i32,
     /// Most difference of clocks, in microseconds.
@@ -55,16 +57,56 @@ impl Cassandra {
         watch.spawn(status::watch(Arc::clone(&session)));
         let seconds = |time: Duration| i32::try_from(time.as_secs()).unwrap_or(i32::MAX);
         Ok(Self {
-            cluster: Cluster::new(session, statements, config),
+            cluster: Arc::new(Cluster::new(session, statements, config)),
             keyspace,
             clock,
             named: Announced::new(ANNOUNCED_MAX),
             pointed: Announced::new(ANNOUNCED_MAX),
+            announcing: Arc::default(),
             outcome_seconds: seconds(config.outcome_keep.duration()),
             log_seconds: seconds(config.log_keep.duration()),
             skew: config.clock_skew_max.0 * 1_000,
             _watch: watch,
         })
+    }
+}
+
+/// What is made known before a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Announcement {
+    /// A partition may come to be.
+    Name,
+    /// Something changes in a slot of time.
+    Slot,
+    /// A partition changes in a slot of time.
+    Part,
+}
+
+impl Cassandra {
+    /// Makes something known, together with what others make known in the same partition at the same time.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Deadline`.
+    pub(crate) async fn announce(
+        &self,
+        what: Announcement,
+        partition: Bytes,
+        values: Values,
+        by: Instant,
+    ) -> Result<(), StoreError> {
+        let cluster = self.cluster.clone();
+        let request = move |rows: Vec<Values>, by| {
+            let cluster = cluster.clone();
+            async move {
+                let statement = match what {
+                    Announcement::Name => &cluster.statements.name_put,
+                    Announcement::Slot => &cluster.statements.slot_put,
+                    Announcement::Part => &cluster.statements.part_put,
+                };
+                cluster.announce(statement, &rows, by).await
+            }
+        };
+        self.announcing.send((what, partition), values, by, request).await
     }
 }
 

@@ -46,7 +46,7 @@ impl Cassandra {
         if Instant::now() >= by {
             return Err(StoreError::Deadline);
         }
-        self.announce(&write, by).await?;
+        self.foretell(&write, by).await?;
         let done = Committed { version: Version(*write.id.0.as_bytes()) };
         let mut plan = Plan::blind(&write);
         let mut pause = Duration::from_millis(1);
@@ -81,7 +81,7 @@ impl Cassandra {
     }
 
     /// Makes known that the partition may come to be, and that it may change.
-    async fn announce(&self, write: &Write, by: Instant) -> Result<(), StoreError> {
+    async fn foretell(&self, write: &Write, by: Instant) -> Result<(), StoreError> {
         let logged = async { if write.log == Logged::No { Ok(()) } else { self.point(&write.partition, by).await } };
         let (named, pointed) = futures_util::future::join(self.name(&write.partition, by), logged).await;
         named.and(pointed)
