@@ -65,6 +65,14 @@ impl Node {
         Self::with("127.0.0.1", [cql, storage, jmx], vec![("AUTH", auth.to_owned())])
     }
 
+    /// Prepares a node that is measured: with the JIT of production, which is slower to warm up.
+    ///
+    /// # Errors
+    /// When there is no folder, no free port or no shell.
+    pub fn measured() -> Result<Self> {
+        Self::with("127.0.0.1", free_ports(&["127.0.0.1"])?, vec![("JIT", "full".to_owned())])
+    }
+
     fn with(address: &str, [cql, storage, jmx]: [u16; 3], more: Vec<(&'static str, String)>) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -146,7 +154,8 @@ impl Ring {
         let [cql, storage, jmx @ ..] = free_ports::<{ 2 + RING }>(&addresses)?;
         let mut nodes = Vec::new();
         for (address, jmx) in addresses.iter().zip(jmx) {
-            let seeds = ("SEEDS", format!("{}:{storage}", addresses[0]));
+            // Each knows all: two may be started at once while the third is the only one up.
+            let seeds = ("SEEDS", addresses.map(|seed| format!("{seed}:{storage}")).join(","));
             nodes.push(Node::with(address, [cql, storage, jmx], vec![seeds, ("HEAP", RING_HEAP.to_owned())])?);
         }
         let ring = Self { nodes };

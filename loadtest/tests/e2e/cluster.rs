@@ -147,9 +147,10 @@ async fn a_killed_process_takes_nothing_with_it() {
 }
 
 /// Everything of an embedded store goes into Cassandra, while a process runs over it, and answers as before.
+/// `FAAS_TRANSFER_KEYS` says with how many keys, 1,000 by default.
 #[tokio::test]
 async fn what_is_exported_from_one_store_is_served_from_the_other() {
-    const KEYS: u32 = 1_000;
+    let keys: u32 = std::env::var("FAAS_TRANSFER_KEYS").map_or(1_000, |keys| keys.parse().unwrap());
     let (mut old, p) = (crate::house().await, pair(&[]).await);
     let orders = deploy(&old.platform, &samples::folder("orders")).await;
     let version = deploy(&old.platform, &p.version("f", 1, "")).await;
@@ -161,7 +162,7 @@ async fn what_is_exported_from_one_store_is_served_from_the_other() {
         let headers = [("authorization", token.as_str())];
         p.client.send(method, &platform.baas(&format!("/kv/b/key-{n}")), &headers, body).await.unwrap()
     };
-    futures_util::stream::iter(0..KEYS)
+    futures_util::stream::iter(0..keys)
         .for_each_concurrent(32, async |n| {
             assert_eq!(send(&old.platform, http::Method::PUT, n, format!("value {n}")).await.status, 204);
         })
@@ -183,7 +184,7 @@ async fn what_is_exported_from_one_store_is_served_from_the_other() {
         p.answers(platform, "f", Some(&version)).await;
         p.answers(platform, "orders", Some(&orders)).await;
     }
-    futures_util::stream::iter(0..KEYS)
+    futures_util::stream::iter(0..keys)
         .for_each_concurrent(32, async |n| {
             let platform = if n % 2 == 0 { &p.one } else { &p.two };
             assert_eq!(send(platform, http::Method::GET, n, String::new()).await.text(), format!("value {n}"));
