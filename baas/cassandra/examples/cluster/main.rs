@@ -1,9 +1,10 @@
 //! State on Cassandra beside the driver alone, in one run on one node: gets and puts of 1 KiB by the store in this
-//! process and through `wasi:keyvalue` of a deployed function, increments of one key, the memory of `faas up`, and what
-//! a call costs that touches no state.
+//! process and through `wasi:keyvalue` inside a deployed function (32 one after the other in a call, each timed by the
+//! function itself), increments of one key, the memory of `faas up`, and what a call costs that touches no state.
 //!
 //! `cargo run --release --workspace --example cluster -- [ROUNDS] [SECONDS]`, after `cargo build --release --workspace
-//! --bins`. Each round measures everything once, interleaved; printed are the median and the range of the rounds.
+//! --bins`. Each round measures everything once, in slices that take turns; printed are the median and the range of
+//! the rounds. The node runs with its whole JIT, as in production.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -23,23 +24,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use faas_cassandra::{Cassandra, Config, migrate};
+use faas_loadtest::http::Client;
 use faas_loadtest::load::{Shot, closed_loop};
 use faas_loadtest::platform::{Options, Platform};
 use faas_loadtest::{cassandra, cpu, samples};
 use faas_model::Name;
 use faas_store::bucket::{BucketName, Buckets};
 use faas_store::{Read, Require, WallClock};
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use self::raw::Raw;
 
-const KEYS: u64 = 1_000;
+const KEYS: u64 = 8_192;
 const VALUE: &[u8] = &[b'v'; 1_024];
 const CLIENTS: usize = 64;
 const ADDERS: usize = 32;
+/// Slices of each loop in a round.
+const TURNS: u32 = 6;
+/// Rounds that are not counted.
+const WARM: u32 = 2;
 
-/// One loop: requests a second, and the median and 99th percentile in microseconds.
+/// What some loops did: operations a second, and the median and 99th percentile in microseconds.
 #[derive(Debug, Clone, Copy)]
 struct Measured {
     rate: f64,
@@ -47,19 +54,33 @@ struct Measured {
     p99: f64,
 }
 
-impl Measured {
-    fn of(mut latencies: Vec<u32>, elapsed: Duration) -> Self {
-        latencies.sort_unstable();
-        let at = |q: f64| f64::from(latencies[((latencies.len() - 1) as f64 * q) as usize]);
-        Self { rate: latencies.len() as f64 / elapsed.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
+/// The slices of one loop.
+#[derive(Debug, Default)]
+struct Slices {
+    latencies: Vec<u32>,
+    elapsed: Duration,
+}
+
+impl Slices {
+    fn add(&mut self, (latencies, elapsed): (Vec<u32>, Duration)) {
+        self.latencies.extend(latencies);
+        self.elapsed += elapsed;
+    }
+
+    fn measured(mut self) -> Measured {
+        self.latencies.sort_unstable();
+        let all = &self.latencies;
+        let at = |q: f64| f64::from(all[((all.len() - 1) as f64 * q) as usize]);
+        Measured { rate: all.len() as f64 / self.elapsed.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
     }
 }
 
-/// Runs `clients` loops of `work` for `time`; each is given numbers that go round the keys.
-async fn measure<W, F>(clients: usize, time: Duration, work: W) -> Measured
+/// Runs `clients` loops of `work` for `time`. Each is given numbers that follow each other; it returns how many
+/// microseconds its operations took, or nothing where it is to be timed as a whole.
+async fn measure<W, F>(clients: usize, time: Duration, work: W) -> (Vec<u32>, Duration)
 where
     W: Fn(u64) -> F + Clone + Send + 'static,
-    F: Future<Output = ()> + Send,
+    F: Future<Output = Option<Vec<u32>>> + Send,
 {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let begun = Instant::now();
@@ -69,14 +90,14 @@ where
             let mut latencies = Vec::new();
             while begun.elapsed() < time {
                 let each = Instant::now();
-                work(NUMBER.fetch_add(1, Ordering::Relaxed) % KEYS).await;
-                latencies.push(each.elapsed().as_micros() as u32);
+                let told = work(NUMBER.fetch_add(1, Ordering::Relaxed)).await;
+                latencies.extend(told.unwrap_or_else(|| vec![each.elapsed().as_micros() as u32]));
             }
             latencies
         })
     });
     let latencies = join_all(lanes).await.into_iter().flat_map(Result::unwrap).collect();
-    Measured::of(latencies, begun.elapsed())
+    (latencies, begun.elapsed())
 }
 
 /// Everything that is measured, by name, a value each round.
@@ -122,7 +143,8 @@ struct Bench {
     buckets: Buckets,
     bucket: BucketName,
     platform: Platform,
-    embedded: Platform,
+    /// Two of the same: how much a difference means.
+    embedded: [Platform; 2],
     time: Duration,
 }
 
@@ -143,14 +165,15 @@ impl Bench {
         let env = env.map(|(name, value)| (name.to_owned(), value)).into();
         let clustered = Options { binary: binary.clone(), env, ..Options::default() };
         let platform = Platform::start(&folder.join("clustered"), clustered).await.unwrap();
-        let alone = Options { binary, ..Options::default() };
-        let embedded = Platform::start(&folder.join("embedded"), alone).await.unwrap();
+        let alone = || Options { binary: binary.clone(), ..Options::default() };
+        let embedded = Platform::start(&folder.join("embedded"), alone()).await.unwrap();
+        let twin = Platform::start(&folder.join("twin"), alone()).await.unwrap();
         samples::trial_manifest(&folder.join("trial"), "trial", "state = [\"bench\"]").unwrap();
-        for platform in [&platform, &embedded] {
+        for platform in [&platform, &embedded, &twin] {
             platform.deploy(&folder.join("trial")).await.unwrap();
             platform.deploy(&samples::folder("hello")).await.unwrap();
         }
-        Self { raw, buckets, bucket, platform, embedded, time }
+        Self { raw, buckets, bucket, platform, embedded: [embedded, twin], time }
     }
 
     async fn put(&self, key: u64) {
@@ -158,67 +181,112 @@ impl Bench {
         self.buckets.put(&self.bucket, &key.to_string(), value, None, Require::Nothing, soon()).await.unwrap();
     }
 
-    /// Gets and puts by the driver, by the store and by a function, with as many clients.
+    /// Gets and puts by the driver, by the store and by a function, with as many clients, in turns.
     async fn round(&self, clients: usize, rounds: &mut Rounds) {
-        let raw = Arc::clone(&self.raw);
-        let got = measure(clients, self.time, move |key| {
-            let raw = Arc::clone(&raw);
-            async move { assert_eq!(raw.get(key).await.len(), VALUE.len()) }
-        });
-        rounds.add(format!("get, driver, {clients}"), got.await);
-        let (buckets, bucket) = (self.buckets.clone(), self.bucket.clone());
-        let got = measure(clients, self.time, move |key| {
-            let (buckets, bucket) = (buckets.clone(), bucket.clone());
-            async move {
-                let entry = buckets.get(&bucket, &key.to_string(), Read::Linearizable, soon()).await.unwrap();
-                assert_eq!(entry.unwrap().value.len(), VALUE.len());
+        let (mut gets, mut puts) = (<[Slices; 3]>::default(), <[Slices; 3]>::default());
+        for turn in 0..TURNS as usize {
+            // Each follows each of the others as often: what one leaves to do in the node, another pays.
+            for by in (0..3).map(|place| (place + turn) % 3) {
+                gets[by].add(self.by(by, clients, false).await);
             }
-        });
-        rounds.add(format!("get, store, {clients}"), got.await);
-        let raw = Arc::clone(&self.raw);
-        let put = measure(clients, self.time, move |key| {
-            let raw = Arc::clone(&raw);
-            async move { raw.put(key, VALUE).await }
-        });
-        rounds.add(format!("put, driver, {clients}"), put.await);
-        let (buckets, bucket) = (self.buckets.clone(), self.bucket.clone());
-        let put = measure(clients, self.time, move |key| {
-            let (buckets, bucket) = (buckets.clone(), bucket.clone());
-            async move {
-                let (key, value) = (key.to_string(), Bytes::from_static(VALUE));
-                buckets.put(&bucket, &key, value, None, Require::Nothing, soon()).await.unwrap();
+            for by in (0..3).map(|place| (place + turn) % 3) {
+                puts[by].add(self.by(by, clients, true).await);
             }
-        });
-        rounds.add(format!("put, store, {clients}"), put.await);
-        for (name, path) in [("no state", "open?bench"), ("get", "get?bench/{n}"), ("put", "put?bench/{n}")] {
-            let target = format!("/function/trial/state/{path}");
-            let shot = Shot { numbered: true, ..Shot::get(&self.platform.ready().functions, &target) };
-            let outcome = closed_loop(&shot, clients, self.time).await.unwrap();
-            assert_eq!(outcome.bad, 0, "{name} failed");
-            rounds.add(format!("{name}, function, {clients}"), Measured::of(outcome.latencies_us, outcome.elapsed));
         }
+        for (op, slices) in [("get", gets), ("put", puts)] {
+            for (by, slices) in ["driver", "store", "function"].iter().zip(slices) {
+                rounds.add(format!("{op}, {by}, {clients}"), slices.measured());
+            }
+        }
+    }
+
+    async fn by(&self, which: usize, clients: usize, put: bool) -> (Vec<u32>, Duration) {
+        match which {
+            0 => self.by_driver(clients, put).await,
+            1 => self.by_store(clients, put).await,
+            _ => self.by_function(clients, if put { "puts" } else { "gets" }).await,
+        }
+    }
+
+    async fn by_driver(&self, clients: usize, put: bool) -> (Vec<u32>, Duration) {
+        let raw = Arc::clone(&self.raw);
+        let work = move |n| {
+            let raw = Arc::clone(&raw);
+            async move {
+                if put {
+                    raw.put(n % KEYS, VALUE).await;
+                } else {
+                    assert_eq!(raw.get(n % KEYS).await.len(), VALUE.len());
+                }
+                None
+            }
+        };
+        measure(clients, self.slice(), work).await
+    }
+
+    async fn by_store(&self, clients: usize, put: bool) -> (Vec<u32>, Duration) {
+        let (buckets, bucket) = (self.buckets.clone(), self.bucket.clone());
+        let work = move |n: u64| {
+            let (buckets, bucket, key) = (buckets.clone(), bucket.clone(), (n % KEYS).to_string());
+            async move {
+                if put {
+                    let value = Bytes::from_static(VALUE);
+                    buckets.put(&bucket, &key, value, None, Require::Nothing, soon()).await.unwrap();
+                } else {
+                    let entry = buckets.get(&bucket, &key, Read::Linearizable, soon()).await.unwrap();
+                    assert_eq!(entry.unwrap().value.len(), VALUE.len());
+                }
+                None
+            }
+        };
+        measure(clients, self.slice(), work).await
+    }
+
+    async fn by_function(&self, clients: usize, what: &'static str) -> (Vec<u32>, Duration) {
+        let (client, functions) = (Client::default(), self.platform.ready().functions.clone());
+        let work = move |n| {
+            let (client, url) = (client.clone(), format!("http://{functions}/function/trial/state/{what}?bench/{n}"));
+            async move {
+                let text = client.get(&url).await.unwrap().text();
+                Some(text.split(',').map(|each| each.parse().unwrap_or_else(|_| panic!("{text}"))).collect())
+            }
+        };
+        measure(clients, self.slice(), work).await
+    }
+
+    fn slice(&self) -> Duration {
+        self.time / TURNS
     }
 
     async fn increments(&self, rounds: &mut Rounds) {
         let (buckets, bucket) = (self.buckets.clone(), self.bucket.clone());
-        let added = measure(ADDERS, self.time, move |_| {
+        let work = move |_| {
             let (buckets, bucket) = (buckets.clone(), bucket.clone());
-            async move { assert!(buckets.increment(&bucket, "counter", 1, soon()).await.unwrap() > 0) }
-        });
-        rounds.add(format!("increments of one key, store, {ADDERS}"), added.await);
+            async move {
+                assert!(buckets.increment(&bucket, "counter", 1, soon()).await.unwrap() > 0);
+                None
+            }
+        };
+        let mut slices = Slices::default();
+        slices.add(measure(ADDERS, self.time, work).await);
+        rounds.add(format!("increments of one key, store, {ADDERS}"), slices.measured());
     }
 
-    /// Returns the CPU of a call that touches no state, in microseconds, on Cassandra and on the embedded store.
-    async fn stateless(&self) -> [f64; 2] {
-        let mut used = [0.0; 2];
-        for (platform, used) in [&self.platform, &self.embedded].into_iter().zip(&mut used) {
-            let (pid, shot) = (platform.ready().pid, Shot::get(&platform.ready().functions, "/function/hello/"));
-            let before = cpu::time_of(pid).unwrap();
-            let outcome = closed_loop(&shot, 16, self.time).await.unwrap();
-            let took = cpu::time_of(pid).unwrap().saturating_sub(before);
-            *used = took.as_secs_f64() * 1e6 / outcome.good as f64;
+    /// Returns the CPU of a call that touches no state, in microseconds, on Cassandra and on two embedded stores, in turns.
+    async fn stateless(&self) -> [f64; 3] {
+        let platforms = [&self.platform, &self.embedded[0], &self.embedded[1]];
+        let (mut used, mut good) = ([0.0; 3], [0; 3]);
+        for turn in 0..2 * TURNS as usize {
+            for at in (0..3).map(|place| (place + turn) % 3) {
+                let ready = platforms[at].ready();
+                let shot = Shot::get(&ready.functions, "/function/hello/");
+                let before = cpu::time_of(ready.pid).unwrap();
+                let outcome = closed_loop(&shot, 16, self.slice()).await.unwrap();
+                used[at] += cpu::time_of(ready.pid).unwrap().saturating_sub(before).as_secs_f64() * 1e6;
+                good[at] += outcome.good;
+            }
         }
-        used
+        std::array::from_fn(|at| used[at] / good[at] as f64)
     }
 }
 
@@ -229,55 +297,52 @@ fn soon() -> Instant {
 #[tokio::main(worker_threads = 2)]
 async fn main() {
     let mut arguments = std::env::args().skip(1).map(|text| text.parse::<u64>().unwrap());
-    let (rounds_max, seconds) = (arguments.next().unwrap_or(3), arguments.next().unwrap_or(4));
+    let (rounds_max, seconds) = (arguments.next().unwrap_or(3), arguments.next().unwrap_or(5));
     let folder = std::env::temp_dir().join(format!("faas-cluster-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let node = cassandra::Node::new(false).unwrap();
+    let node = cassandra::Node::measured().unwrap();
     node.start().unwrap();
     let config = Config { nodes: vec![node.address()], keyspace: cassandra::keyspace(), ..Config::default() };
     let bench = Bench::open(&folder, config, Duration::from_secs(seconds)).await;
-    for key in 0..KEYS {
-        bench.put(key).await;
+    // Before the heaps of the two have had different work.
+    let mut cpus = Vec::new();
+    for _ in 0..rounds_max {
+        cpus.push(bench.stateless().await);
     }
+    futures_util::stream::iter(0..KEYS).for_each_concurrent(CLIENTS, |key| bench.put(key)).await;
     // The node compiles itself while it is used.
-    let mut warm = Rounds::default();
-    bench.round(CLIENTS, &mut warm).await;
-    let (mut rounds, mut cpus) = (Rounds::default(), Vec::new());
+    for _ in 0..WARM {
+        bench.round(CLIENTS, &mut Rounds::default()).await;
+    }
+    let mut rounds = Rounds::default();
     for _ in 0..rounds_max {
         bench.round(1, &mut rounds).await;
         bench.round(CLIENTS, &mut rounds).await;
         bench.increments(&mut rounds).await;
-        cpus.push(bench.stateless().await);
     }
-    println!("values of 1 KiB, {KEYS} keys, {rounds_max} rounds of {seconds} s; median (range)");
+    println!("values of 1 KiB, {KEYS} keys, {rounds_max} rounds of {seconds} s each; median (range)");
     rounds.print();
     println!();
     for op in ["get", "put"] {
-        let of = |by: &str, clients: usize| format!("{op}, {by}, {clients}");
-        let extra = |a: &Measured, b: &Measured| (a.p50 - b.p50) / 1e3;
-        let (store, driver, function) = (of("store", 1), of("driver", 1), of("function", 1));
-        rounds.compare(&format!("{op}: p50 of the store - driver, ms"), &store, &driver, extra);
-        let through: Vec<f64> = rounds
-            .all(&function)
-            .iter()
-            .zip(rounds.all("no state, function, 1"))
-            .zip(rounds.all(&driver))
-            .map(|((with, without), raw)| (with.p50 - without.p50 - raw.p50) / 1e3)
-            .collect();
-        println!("{:<52} {}", format!("{op}: p50 of wasi:keyvalue - driver, ms"), spread(through.into_iter()));
-        let rate = |a: &Measured, b: &Measured| a.rate / b.rate;
-        let (store, driver, function) = (of("store", CLIENTS), of("driver", CLIENTS), of("function", CLIENTS));
-        rounds.compare(&format!("{op}: rate of the store / driver, {CLIENTS}"), &store, &driver, rate);
-        rounds.compare(&format!("{op}: rate of a whole call / driver, {CLIENTS}"), &function, &driver, rate);
+        for by in ["store", "function"] {
+            let of = |by: &str, clients: usize| format!("{op}, {by}, {clients}");
+            let extra = |a: &Measured, b: &Measured| (a.p50 - b.p50) / 1e3;
+            rounds.compare(&format!("{op}: p50 of the {by} - driver, ms"), &of(by, 1), &of("driver", 1), extra);
+            let rate = |a: &Measured, b: &Measured| a.rate / b.rate;
+            let (one, other) = (of(by, CLIENTS), of("driver", CLIENTS));
+            rounds.compare(&format!("{op}: rate of the {by} / driver, {CLIENTS}"), &one, &other, rate);
+        }
     }
-    println!("CPU of a call without state, us: Cassandra {}", spread(cpus.iter().map(|[here, _]| *here)));
-    println!("CPU of a call without state, us: embedded  {}", spread(cpus.iter().map(|[_, there]| *there)));
-    println!("CPU of a call without state, ratio         {}", spread(cpus.iter().map(|[here, there]| here / there)));
+    for (at, of) in ["Cassandra", "embedded", "its twin"].iter().enumerate() {
+        println!("CPU of a call without state, us: {of:<10} {}", spread(cpus.iter().map(|all| all[at])));
+    }
+    println!("CPU of a call without state: Cassandra / embedded    {}", spread(cpus.iter().map(|all| all[0] / all[1])));
+    println!("CPU of a call without state: its twin / embedded     {}", spread(cpus.iter().map(|all| all[2] / all[1])));
     let resident = |platform: &Platform| cpu::resident_bytes(platform.ready().pid).unwrap() as f64 / f64::from(1 << 20);
     println!(
         "resident after it: Cassandra {:.1} MiB, embedded {:.1} MiB",
         resident(&bench.platform),
-        resident(&bench.embedded)
+        resident(&bench.embedded[0])
     );
     drop(bench);
     std::fs::remove_dir_all(&folder).unwrap();

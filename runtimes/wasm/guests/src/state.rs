@@ -32,6 +32,8 @@ pub(crate) fn run(path: &str, query: &str) -> String {
         "/state/read-loop" => read_loop(query).unwrap_or_else(|e| show(&e)),
         "/state/get" => one(query, |bucket, key| bucket.get(key).map(|value| value.map_or(0, |value| value.len()))),
         "/state/put" => one(query, |bucket, key| bucket.set(key, &[b'v'; ONE_BYTES]).map(|()| ONE_BYTES)),
+        "/state/gets" => each(query, |bucket, key| bucket.get(key).map(drop)),
+        "/state/puts" => each(query, |bucket, key| bucket.set(key, &[b'v'; ONE_BYTES])),
         "/state/cursor" => cursor(query).unwrap_or_else(|e| show(&e)),
         _ => "unknown".into(),
     }
@@ -47,6 +49,27 @@ fn one(query: &str, what: impl Fn(&store::Bucket, &str) -> Result<usize, Error>)
     let (bucket, number) = query.split_once('/').unwrap_or((query, "0"));
     let key = (number.parse::<u64>().unwrap_or(0) % ONE_KEYS).to_string();
     store::open(bucket).and_then(|bucket| what(&bucket, &key)).map_or_else(|e| show(&e), |bytes| bytes.to_string())
+}
+
+/// Operations of one call of `/state/gets` and `/state/puts`, and keys that they go round: so many that calls at the
+/// same time hardly meet.
+const EACH: u64 = 32;
+const EACH_KEYS: u64 = 8_192;
+
+/// Does one thing to `EACH` keys of `BUCKET/NUMBER`, one after the other; says how many microseconds each took.
+fn each(query: &str, what: impl Fn(&store::Bucket, &str) -> Result<(), Error>) -> String {
+    let (bucket, number) = query.split_once('/').unwrap_or((query, "0"));
+    let first = number.parse::<u64>().unwrap_or(0).wrapping_mul(EACH);
+    let all = || {
+        let bucket = store::open(bucket)?;
+        let took = (first..).take(EACH as usize).map(|n| {
+            let begun = std::time::Instant::now();
+            what(&bucket, &(n % EACH_KEYS).to_string())?;
+            Ok(begun.elapsed().as_micros().to_string())
+        });
+        Ok(took.collect::<Result<Vec<_>, Error>>()?.join(","))
+    };
+    all().unwrap_or_else(|e| show(&e))
 }
 
 fn show(error: &Error) -> String {
