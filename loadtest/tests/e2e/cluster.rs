@@ -147,11 +147,11 @@ async fn a_killed_process_takes_nothing_with_it() {
 }
 
 /// Everything of an embedded store goes into Cassandra, while a process runs over it, and answers as before.
-/// `FAAS_TRANSFER_KEYS` says with how many keys, 1,000 by default.
+/// `TRANSFER_KEYS` says with how many keys, 1,000 by default.
 #[tokio::test]
 async fn what_is_exported_from_one_store_is_served_from_the_other() {
     #[allow(clippy::disallowed_methods, reason = "how long a test is")]
-    let keys: u32 = std::env::var("FAAS_TRANSFER_KEYS").map_or(1_000, |keys| keys.parse().unwrap());
+    let keys: u32 = std::env::var("TRANSFER_KEYS").map_or(1_000, |keys| keys.parse().unwrap());
     let (mut old, p) = (crate::house().await, pair(&[]).await);
     let orders = deploy(&old.platform, &samples::folder("orders")).await;
     let version = deploy(&old.platform, &p.version("f", 1, "")).await;
