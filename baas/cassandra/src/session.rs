@@ -347,7 +347,8 @@ struct Meaning {
 }
 
 const PAUSE_MIN: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Longest pause between two tries, and how long a caller is told to wait.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Waits before the next try, ever longer; hands the error on where it is no use or time is over.
 pub(crate) async fn wait(pause: &mut Duration, by: Instant, failed: StoreError) -> Result<(), StoreError> {

@@ -4,16 +4,17 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use faas_store::StoreError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use crate::session::PAUSE_MAX;
+
 /// Items of one request at most.
-pub(crate) const TOGETHER_MAX: usize = 128;
+const TOGETHER_MAX: usize = 128;
 /// What is told to those whose request was cut off with its runtime.
-const CUT_OFF: StoreError = StoreError::Unavailable { after: Duration::from_millis(250) };
+const CUT_OFF: StoreError = StoreError::Unavailable { after: PAUSE_MAX };
 
 /// Items on their way, and those that wait, by group.
 #[derive(Debug)]
@@ -119,6 +120,8 @@ impl<G: Clone + Eq + Hash + Send + 'static, T: Send + 'static> Drop for Turn<G, 
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::future::join_all;
 
     use super::*;

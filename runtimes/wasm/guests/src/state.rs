@@ -30,27 +30,15 @@ pub(crate) fn run(path: &str, query: &str) -> String {
         "/state/buckets" => buckets(),
         "/state/forge" => forge(query).unwrap_or_else(|e| show(&e)),
         "/state/read-loop" => read_loop(query).unwrap_or_else(|e| show(&e)),
-        "/state/get" => one(query, |bucket, key| bucket.get(key).map(|value| value.map_or(0, |value| value.len()))),
-        "/state/put" => one(query, |bucket, key| bucket.set(key, &[b'v'; ONE_BYTES]).map(|()| ONE_BYTES)),
         "/state/gets" => each(query, |bucket, key| bucket.get(key).map(drop)),
-        "/state/puts" => each(query, |bucket, key| bucket.set(key, &[b'v'; ONE_BYTES])),
+        "/state/puts" => each(query, |bucket, key| bucket.set(key, &[b'v'; VALUE_BYTES])),
         "/state/cursor" => cursor(query).unwrap_or_else(|e| show(&e)),
         _ => "unknown".into(),
     }
 }
 
-/// Bytes of a value that `/state/put` writes.
-const ONE_BYTES: usize = 1024;
-/// Keys that `/state/get` and `/state/put` go round.
-const ONE_KEYS: u64 = 1000;
-
-/// Does one thing to one key of `BUCKET/NUMBER`, and says how many bytes it was about.
-fn one(query: &str, what: impl Fn(&store::Bucket, &str) -> Result<usize, Error>) -> String {
-    let (bucket, number) = query.split_once('/').unwrap_or((query, "0"));
-    let key = (number.parse::<u64>().unwrap_or(0) % ONE_KEYS).to_string();
-    store::open(bucket).and_then(|bucket| what(&bucket, &key)).map_or_else(|e| show(&e), |bytes| bytes.to_string())
-}
-
+/// Bytes of a value that `/state/puts` writes.
+const VALUE_BYTES: usize = 1024;
 /// Operations of one call of `/state/gets` and `/state/puts`, and keys that they go round: so many that calls at the
 /// same time hardly meet.
 const EACH: u64 = 32;
